@@ -1,0 +1,7 @@
+#pragma once
+
+namespace uthin {
+
+inline constexpr const char* version_string = "1.0.0";
+
+}  // namespace uthin
