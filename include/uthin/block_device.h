@@ -5,8 +5,9 @@
 //   BD2  A write is not atomic: after a power cut any subset of its aligned 512-byte sectors may be
 //        there. A single aligned sector is old or new.
 //   BD3  Writes not followed by a flush may become durable at any time, in any order, or never.
-// Threads   Every function may be called from any thread; overlapping concurrent writes have no order.
-// Failures  io_error: what a write covered is unknown afterwards. After a failed flush nothing may be
+// Threads   Every function may be called from any thread; overlapping concurrent writes have no
+// order. Failures  io_error: what a write covered is unknown afterwards. After a failed flush
+// nothing may be
 //           assumed about any write since the last good one; do not retry, stop.
 #pragma once
 
@@ -27,7 +28,7 @@ struct device_capabilities {
     bool discard_zeroes = false;     // discarded ranges read as zeros
     bool fast_write_zeroes = false;  // write_zeroes is cheaper than writing
     bool rotational = false;
-    bool durable_flush = true;       // false: a memory device
+    bool durable_flush = true;  // false: a memory device
 };
 
 enum class io_kind : std::uint8_t { read, write };
@@ -51,18 +52,21 @@ public:
     [[nodiscard]] virtual result<std::uint64_t> size_bytes() const = 0;
     [[nodiscard]] virtual device_capabilities capabilities() const = 0;
 
-    // Complete transfers or an error: no short reads or writes come back. Beyond the end: out_of_range.
+    // Complete transfers or an error: no short reads or writes come back. Beyond the end:
+    // out_of_range.
     [[nodiscard]] virtual result<void> read(std::uint64_t offset_bytes,
                                             std::span<std::byte> buffer) = 0;
     [[nodiscard]] virtual result<void> write(std::uint64_t offset_bytes,
                                              std::span<const std::byte> buffer) = 0;
     [[nodiscard]] virtual result<void> flush() = 0;
-    // A hint: contents become zeros when discard_zeroes, else undefined. unsupported when !can_discard.
+    // A hint: contents become zeros when discard_zeroes, else undefined. unsupported when
+    // !can_discard.
     [[nodiscard]] virtual result<void> discard(std::uint64_t offset_bytes,
                                                std::uint64_t length_bytes) = 0;
     [[nodiscard]] virtual result<void> write_zeroes(std::uint64_t offset_bytes,
                                                     std::uint64_t length_bytes) = 0;
-    // All of `ops`, in any order, possibly in parallel; the first error is returned after all ended.
+    // All of `ops`, in any order, possibly in parallel; the first error is returned after all
+    // ended.
     [[nodiscard]] virtual result<void> run(std::span<const io_op> ops);
     // Write that is durable on return, without promising anything about other writes.
     [[nodiscard]] virtual result<void> write_fua(std::uint64_t offset_bytes,

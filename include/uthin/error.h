@@ -1,7 +1,8 @@
 // Errors as values: what every call of uthin returns instead of throwing.
 //
 // Threads   Plain values; any thread.
-// Failures  A code exists only if some caller acts differently on it; everything else is context text.
+// Failures  A code exists only if some caller acts differently on it; everything else is context
+// text.
 #pragma once
 
 #include <cerrno>
@@ -28,11 +29,11 @@ enum class error_code : std::uint8_t {
     unsupported,
     cancelled,
     out_of_memory,
-    would_block,   // internal: a metadata block must be read first; never leaves the library
-    view_expired,  // the read view was revoked because its space was needed
-    wrong_block,   // a metadata block carries another block's number (the kernel's ENOTBLK)
-    not_permitted, // formatting or changing was not allowed by the caller (the kernel's EPERM)
-    failed,        // the pool is in fail mode: only close works
+    would_block,    // internal: a metadata block must be read first; never leaves the library
+    view_expired,   // the read view was revoked because its space was needed
+    wrong_block,    // a metadata block carries another block's number (the kernel's ENOTBLK)
+    not_permitted,  // formatting or changing was not allowed by the caller (the kernel's EPERM)
+    failed,         // the pool is in fail mode: only close works
 };
 
 // The errno that the kernel (or nbdkit) would report for `code`.

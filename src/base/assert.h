@@ -1,5 +1,5 @@
-// Assertions for our own bugs; they stay on in release. Nothing read from a disk, a socket or a user may
-// ever reach one.
+// Assertions for our own bugs; they stay on in release. Nothing read from a disk, a socket or a
+// user may ever reach one.
 #pragma once
 
 namespace uthin::detail {
@@ -8,9 +8,9 @@ namespace uthin::detail {
 
 }  // namespace uthin::detail
 
-#define UTHIN_ASSERT(expression)                                                    \
-    do {                                                                            \
-        if (!(expression)) [[unlikely]] {                                           \
-            ::uthin::detail::assertion_failed(#expression, __FILE__, __LINE__);     \
-        }                                                                           \
+#define UTHIN_ASSERT(expression)                                                \
+    do {                                                                        \
+        if (!(expression)) [[unlikely]] {                                       \
+            ::uthin::detail::assertion_failed(#expression, __FILE__, __LINE__); \
+        }                                                                       \
     } while (false)

@@ -29,8 +29,9 @@ constexpr std::array<std::uint32_t, 256> table = make_table();
 
 #if defined(__x86_64__)
 
-// Three independent streams hide the instruction's latency of three cycles. Joining them needs the CRC of
-// a block of zeros, which is a linear map of the register: one table of 4 x 256 words per stream length.
+// Three independent streams hide the instruction's latency of three cycles. Joining them needs the
+// CRC of a block of zeros, which is a linear map of the register: one table of 4 x 256 words per
+// stream length.
 constexpr std::size_t lane_bytes = 1360;  // 3 lanes cover 4080 of a metadata block's 4092 bytes
 
 using shift_table = std::array<std::array<std::uint32_t, 256>, 4>;

@@ -1,5 +1,5 @@
-// Seeded pseudo-random numbers (xoshiro256**, D. Blackman and S. Vigna, public domain algorithm), and the
-// one place that asks the system for real randomness.
+// Seeded pseudo-random numbers (xoshiro256**, D. Blackman and S. Vigna, public domain algorithm),
+// and the one place that asks the system for real randomness.
 //
 // Threads   A generator belongs to one thread.
 #pragma once
