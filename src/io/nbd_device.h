@@ -1,0 +1,60 @@
+// A device behind an NBD server, through libnbd.
+//
+// Invariants
+//   ND1  A server without FLUSH is refused for writing: nothing could be made durable on it.
+//   ND2  Requests larger than the server takes are split.
+//
+// Threads   Any; one connection guarded by a mutex, on which a batch is in flight together.
+//
+// Failures  io_error with libnbd's text; a lost connection stays lost. The size is the one told at
+//           connection time.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/mutex.h"
+#include "io/open.h"
+#include "uthin/block_device.h"
+
+struct nbd_handle;
+
+namespace uthin::io {
+
+class nbd_device final : public block_device {
+public:
+    [[nodiscard]] static result<std::unique_ptr<nbd_device>> open(const std::string& uri,
+                                                                  const open_options& options);
+    ~nbd_device() override;
+
+    [[nodiscard]] std::string name() const override { return uri_; }
+    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return size_bytes_; }
+    [[nodiscard]] device_capabilities capabilities() const override { return capabilities_; }
+    [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
+                                    std::span<std::byte> buffer) override;
+    [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
+                                     std::span<const std::byte> buffer) override;
+    [[nodiscard]] result<void> flush() override;
+    [[nodiscard]] result<void> discard(std::uint64_t offset_bytes,
+                                       std::uint64_t length_bytes) override;
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
+                                            std::uint64_t length_bytes) override;
+    [[nodiscard]] result<void> run(std::span<const io_op> ops) override;
+
+private:
+    nbd_device(std::string uri, ::nbd_handle* handle) : uri_(std::move(uri)), handle_(handle) {}
+
+    [[nodiscard]] result<void> learn(const open_options& options);
+    [[nodiscard]] result<void> check(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                                     bool changes) const;
+
+    const std::string uri_;
+    mutex lock_;
+    ::nbd_handle* const handle_;
+    std::uint64_t size_bytes_ = 0;
+    std::uint64_t request_bytes_max_ = 32U << 20;
+    device_capabilities capabilities_;
+    bool can_write_zeroes_ = false;
+};
+
+}  // namespace uthin::io
