@@ -58,7 +58,7 @@ public:
 
     [[nodiscard]] block_manager& blocks() noexcept { return blocks_; }
     // A block_source over the writer's view.
-    [[nodiscard]] block_source& source() noexcept { return *source_; }
+    [[nodiscard]] block_source& source() noexcept;
     [[nodiscard]] space_map_metadata& metadata_map() noexcept { return *metadata_map_; }
 
 private:
