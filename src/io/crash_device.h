@@ -198,8 +198,11 @@ public:
     [[nodiscard]] std::vector<crash_choice> choices(const crash_state_options& options) const {
         return enumerate_crash_choices(writes_, options);
     }
-    // 512 or 4096; takes effect with the next move_to.
-    void set_atomic_unit(std::uint32_t unit_size_bytes) noexcept { unit_bytes_ = unit_size_bytes; }
+    // How much the disks write at once: 512 or 4096 bytes.
+    void set_atomic_unit(std::uint32_t unit_size_bytes) {
+        unit_bytes_ = unit_size_bytes;
+        list_pending();
+    }
 
     // Costs the surviving writes, not the size of the disks.
     [[nodiscard]] crash_state materialize(const crash_choice& choice) const;
@@ -207,7 +210,6 @@ public:
 private:
     void complete(std::size_t operation_index);
     void list_pending();
-    [[nodiscard]] losable_write describe(const recorded_operation& operation, bool in_flight) const;
 
     crash_history history_;
     std::uint32_t unit_bytes_ = 512;

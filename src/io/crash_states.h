@@ -11,7 +11,7 @@
 //
 // Threads   Plain values.
 //
-// Source    docs/testing.md, crash simulation.
+// Source    docs/testing.md (crash simulation).
 #pragma once
 
 #include <cstddef>

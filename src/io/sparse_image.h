@@ -42,12 +42,18 @@ public:
 
 private:
     struct node;
+    struct branch;
+    struct page;
     static void retain(node* at) noexcept;
     static void release(node* at) noexcept;
+    // Makes the node in `slot` ours alone (or a fresh zero one), so that it may be changed.
+    static branch& own_branch(node*& slot);
+    static page& own_page(node*& slot);
+    static void drop_pages(node*& slot, unsigned height, std::uint64_t begin_page,
+                           std::uint64_t end_page);
     void raise_tree_to(std::uint64_t page_index);
     [[nodiscard]] const std::byte* find_page(std::uint64_t page_index) const noexcept;
     [[nodiscard]] std::byte* writable_page(std::uint64_t page_index);
-    void drop_page(std::uint64_t page_index);
 
     std::uint64_t size_bytes_ = 0;
     node* root_ = nullptr;
