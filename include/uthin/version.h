@@ -1,3 +1,4 @@
+// The version of the library and the programs.
 #pragma once
 
 namespace uthin {

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Every header compiles when it is the only thing included. Results are kept in the build folder under
+a hash of the header with all that it includes from the tree, so a second run takes no time."""
+import concurrent.futures
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+
+import tree
+
+COMPILER = os.environ.get("CXX", "g++-12")
+FLAGS = ["-fsyntax-only", "-std=gnu++23", "-Iinclude", "-Isrc", "-Itests",
+         '-DUTHIN_SOURCE_DIR=""', '-DUTHIN_TEST_DATA=""', '-DUTHIN_BIN_DIR=""']
+INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
+
+
+def closure(root, path, seen):
+    """path and what it includes from the tree"""
+    if path in seen:
+        return
+    seen.add(path)
+    for target in INCLUDE.findall(tree.read(root, path)):
+        for base in (os.path.dirname(path), "include", "src", "tests"):
+            found = os.path.normpath(os.path.join(base, target))
+            if os.path.exists(os.path.join(root, found)):
+                closure(root, found, seen)
+                break
+
+
+def key_of(root, path):
+    seen = set()
+    closure(root, path, seen)
+    digest = hashlib.sha256(repr([COMPILER, FLAGS, path]).encode())
+    for part in sorted(seen):
+        digest.update(part.encode() + b"\0" + tree.read(root, part).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def compile_error(root, path):
+    """None, or the compiler's first error"""
+    folder = path.split("/")[0]
+    name = path.split("/", 1)[1] if folder in ("include", "src", "tests") else path
+    done = subprocess.run([COMPILER, *FLAGS, "-x", "c++", "-"], cwd=root, text=True,
+                          input=f'#include "{name}"\n', capture_output=True)
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    return (errors or done.stderr.splitlines() or ["the compiler failed"])[0]
+
+
+def checks_of(root, cache=None):
+    cache = cache or tempfile.mkdtemp(prefix="uthin-lint-")
+    os.makedirs(cache, exist_ok=True)
+    headers = [(path, os.path.join(cache, key_of(root, path)))
+               for path in tree.files(root, endings=(".h",))]
+    todo = [(path, mark) for path, mark in headers if not os.path.exists(mark)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(lambda item: compile_error(root, item[0]), todo)
+        for (path, mark), error in zip(todo, outcomes):
+            if error is None:
+                open(mark, "w", encoding="utf-8").close()
+            else:
+                yield path, 1, "does not compile alone: " + error
+
+
+PLANTED = [
+    ("good", {"src/io/a.h": '#include <string>\n#include "b.h"\nstd::string f(b);\n',
+              "src/io/b.h": "#pragma once\nstruct b {};\n"}, None),
+    ("missing include", {"src/io/a.h": "std::string f();\n"}, "does not compile alone"),
+]
+
+
+def cached_checks(root):
+    built = os.environ.get("UTHIN_BIN")
+    is_real = root == tree.source_root() and built
+    return checks_of(root, os.path.join(os.path.dirname(built), "lint-headers") if is_real else None)
+
+
+tree.run(cached_checks, PLANTED, f"headers compiled alone with {COMPILER}")
