@@ -72,6 +72,8 @@ public:
     // Writer.
     void set_read_only(bool read_only) noexcept { read_only_ = read_only; }
     [[nodiscard]] bool read_only() const noexcept { return read_only_; }
+    // Changes with every publish() and reset(): pointers from edit() die with it.
+    [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
     [[nodiscard]] std::uint64_t dirty_blocks() const noexcept { return dirty_count_.load(); }
     [[nodiscard]] std::uint64_t private_blocks() const noexcept { return private_.size(); }
     [[nodiscard]] std::uint64_t cache_blocks() const noexcept { return cache_blocks_; }
@@ -90,19 +92,23 @@ private:
         block_ref page;
         bool dirty = false;
     };
+    struct load_state {
+        std::uint32_t readers = 0;
+        bool stale = false;
+    };
     struct shard {
         mutex lock;
         std::unordered_map<std::uint64_t, entry> entries GUARDED_BY(lock);
-        // Blocks being read from the device; the value turns false when the writer published the
-        // block meanwhile, so that the stale bytes are not cached.
-        std::unordered_map<std::uint64_t, std::uint32_t> loads GUARDED_BY(lock);
-        std::uint64_t generation GUARDED_BY(lock) = 0;
-        std::vector<std::uint64_t> clock_hand GUARDED_BY(lock);
-        std::size_t clock_at GUARDED_BY(lock) = 0;
+        // Blocks being read from the device. The writer marks those that it publishes meanwhile, so
+        // that older bytes are not cached.
+        std::unordered_map<std::uint64_t, load_state> loads GUARDED_BY(lock);
+        // Every cached block, in the order of the eviction sweep.
+        std::vector<std::uint64_t> sweep_order GUARDED_BY(lock);
+        std::size_t sweep_at GUARDED_BY(lock) = 0;
     };
 
     [[nodiscard]] shard& shard_of(metadata_block where) noexcept;
-    [[nodiscard]] block_ref find_cached(metadata_block where, block_kind kind);
+    [[nodiscard]] block_ref find_cached(metadata_block where);
     [[nodiscard]] result<block_ref> load(metadata_block where, block_kind kind);
     void insert_clean(shard& in, const block_ref& loaded) REQUIRES(in.lock);
     void make_room(shard& in) REQUIRES(in.lock);
@@ -113,6 +119,7 @@ private:
     std::uint64_t cache_blocks_;
     bool read_only_ = false;
     bool flush_failed_ = false;
+    std::uint64_t generation_ = 1;
     std::array<shard, shard_count> shards_;
     // Writer only.
     std::unordered_map<std::uint64_t, block_ref> private_;

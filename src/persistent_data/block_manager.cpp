@@ -1,0 +1,333 @@
+#include "persistent_data/block_manager.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/assert.h"
+
+namespace uthin::persistent_data {
+namespace {
+
+// Longest run of neighbouring blocks that goes out in one write, and how much is in flight at once.
+constexpr std::size_t write_run_blocks_max = 64;
+constexpr std::size_t write_batch_blocks = 512;
+
+std::uint64_t offset_of(metadata_block where) {
+    return where.value() * metadata_block_size_bytes;
+}
+
+block_ref make_page(metadata_block where, block_kind kind) {
+    return block_ref(new page(where, kind));
+}
+
+error used_as_two_kinds(const page& cached, block_kind kind) {
+    return error(error_code::corrupt,
+                 fmt::format("block {} is used as {} and as {}", cached.where().value(),
+                             to_string(cached.kind()), to_string(kind)));
+}
+
+}  // namespace
+
+block_manager::block_manager(block_device& device, std::uint64_t block_count,
+                             std::uint64_t cache_blocks)
+    : device_(device),
+      block_count_(block_count),
+      cache_blocks_(std::max<std::uint64_t>(cache_blocks, 4 * shard_count)) {
+}
+
+block_manager::~block_manager() = default;
+
+block_manager::shard& block_manager::shard_of(metadata_block where) noexcept {
+    return shards_[where.value() % shard_count];
+}
+
+block_ref block_manager::find_cached(metadata_block where) {
+    shard& in = shard_of(where);
+    const lock_guard guard(in.lock);
+    const auto found = in.entries.find(where.value());
+    if (found == in.entries.end()) {
+        return {};
+    }
+    // relaxed: a hint for the eviction sweep.
+    found->second.page.page_->recently_used_.store(true, std::memory_order_relaxed);
+    return found->second.page;
+}
+
+result<block_ref> block_manager::read(metadata_block where, block_kind kind) {
+    if (block_ref cached = find_cached(where)) {
+        if (cached.get()->kind() != kind) {
+            return std::unexpected(used_as_two_kinds(*cached.get(), kind));
+        }
+        return cached;
+    }
+    return load(where, kind);
+}
+
+result<block_ref> block_manager::read_cached(metadata_block where, block_kind kind) {
+    if (where.value() >= block_count()) {
+        return fail(error_code::corrupt,
+                    fmt::format("{} {}: beyond the metadata device of {} blocks", to_string(kind),
+                                where.value(), block_count()));
+    }
+    block_ref cached = find_cached(where);
+    if (!cached) {
+        return fail(error_code::would_block, {});
+    }
+    if (cached.get()->kind() != kind) {
+        return std::unexpected(used_as_two_kinds(*cached.get(), kind));
+    }
+    return cached;
+}
+
+result<block_ref> block_manager::read_uncached(metadata_block where, block_kind kind) {
+    if (where.value() >= block_count()) {
+        return fail(error_code::corrupt,
+                    fmt::format("{} {}: beyond the metadata device of {} blocks", to_string(kind),
+                                where.value(), block_count()));
+    }
+    block_ref fresh = make_page(where, kind);
+    UTHIN_TRY_CTX(device_.read(offset_of(where), fresh.page_->mutable_bytes()),
+                  fmt::format("{} {}", to_string(kind), where.value()));
+    blocks_read_.fetch_add(1, std::memory_order_relaxed);
+    UTHIN_TRY(check_block(kind, where, fresh.bytes()));
+    return fresh;
+}
+
+result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
+    shard& in = shard_of(where);
+    while (true) {
+        {
+            const lock_guard guard(in.lock);
+            ++in.loads[where.value()].readers;
+        }
+        result<block_ref> fresh = read_uncached(where, kind);
+        const lock_guard guard(in.lock);
+        const auto load = in.loads.find(where.value());
+        const bool stale = load->second.stale;
+        if (--load->second.readers == 0) {
+            in.loads.erase(load);
+        }
+        if (const auto found = in.entries.find(where.value()); found != in.entries.end()) {
+            if (found->second.page.get()->kind() != kind) {
+                return std::unexpected(used_as_two_kinds(*found->second.page.get(), kind));
+            }
+            return found->second.page;
+        }
+        if (stale) {
+            continue;  // published, written and evicted while we read: what we have may be older
+        }
+        if (fresh) {
+            insert_clean(in, *fresh);
+        }
+        return fresh;
+    }
+}
+
+void block_manager::insert_clean(shard& in, const block_ref& loaded) {
+    make_room(in);
+    in.entries.emplace(loaded.where().value(), entry{loaded, false});
+    in.sweep_order.push_back(loaded.where().value());
+    cached_count_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void block_manager::make_room(shard& in) {
+    const std::size_t capacity = cache_blocks_ / shard_count;
+    std::size_t steps = 2 * in.sweep_order.size();
+    while (in.entries.size() >= capacity && steps-- > 0 && !in.sweep_order.empty()) {
+        in.sweep_at = in.sweep_at < in.sweep_order.size() ? in.sweep_at : 0;
+        const auto found = in.entries.find(in.sweep_order[in.sweep_at]);
+        UTHIN_ASSERT(found != in.entries.end());
+        page* candidate = found->second.page.page_;
+        // relaxed: a hint.
+        if (found->second.dirty ||
+            candidate->recently_used_.exchange(false, std::memory_order_relaxed)) {
+            ++in.sweep_at;
+            continue;
+        }
+        in.entries.erase(found);
+        in.sweep_order[in.sweep_at] = in.sweep_order.back();
+        in.sweep_order.pop_back();
+        cached_count_.fetch_sub(1, std::memory_order_relaxed);
+    }
+}
+
+void block_manager::prefetch(std::span<const metadata_block> blocks, block_kind kind) {
+    std::vector<block_ref> fresh;
+    std::vector<io_op> ops;
+    for (const metadata_block where : blocks) {
+        if (where.value() >= block_count() || find_cached(where)) {
+            continue;
+        }
+        block_ref target = make_page(where, kind);
+        ops.push_back({io_kind::read, offset_of(where), target.page_->mutable_bytes()});
+        fresh.push_back(std::move(target));
+        shard& in = shard_of(where);
+        const lock_guard guard(in.lock);
+        ++in.loads[where.value()].readers;
+    }
+    const bool good = ops.empty() || device_.run(ops).has_value();
+    blocks_read_.fetch_add(fresh.size(), std::memory_order_relaxed);
+    for (const block_ref& loaded : fresh) {
+        const bool valid = good && check_block(kind, loaded.where(), loaded.bytes()).has_value();
+        shard& in = shard_of(loaded.where());
+        const lock_guard guard(in.lock);
+        const auto load = in.loads.find(loaded.where().value());
+        const bool stale = load->second.stale;
+        if (--load->second.readers == 0) {
+            in.loads.erase(load);
+        }
+        if (valid && !stale && !in.entries.contains(loaded.where().value())) {
+            insert_clean(in, loaded);
+        }
+    }
+}
+
+result<block_ref> block_manager::writer_read(metadata_block where, block_kind kind) {
+    if (const auto found = private_.find(where.value()); found != private_.end()) {
+        if (found->second.get()->kind() != kind) {
+            return std::unexpected(used_as_two_kinds(*found->second.get(), kind));
+        }
+        return found->second;
+    }
+    return read(where, kind);
+}
+
+result<void> block_manager::check_writable(metadata_block where) const {
+    if (read_only_) {
+        return fail(error_code::not_permitted, "the metadata is read-only");
+    }
+    if (where.value() >= block_count()) {
+        return fail(error_code::corrupt,
+                    fmt::format("block {}: beyond the metadata device of {} blocks", where.value(),
+                                block_count()));
+    }
+    return {};
+}
+
+result<block_bytes> block_manager::edit(metadata_block where, block_kind kind) {
+    UTHIN_TRY(check_writable(where));
+    if (const auto found = private_.find(where.value()); found != private_.end()) {
+        UTHIN_ASSERT(found->second.get()->kind() == kind);
+        return found->second.page_->mutable_bytes();
+    }
+    const block_ref published = UTHIN_TRY(read(where, kind));
+    return edit_copy(where, published);
+}
+
+result<block_bytes> block_manager::edit_copy(metadata_block where, const block_ref& from) {
+    const block_bytes bytes = UTHIN_TRY(edit_new(where, from.get()->kind()));
+    std::memcpy(bytes.data(), from.bytes().data(), bytes.size());
+    return bytes;
+}
+
+result<block_bytes> block_manager::edit_new(metadata_block where, block_kind kind) {
+    UTHIN_TRY(check_writable(where));
+    block_ref fresh = make_page(where, kind);
+    const block_bytes bytes = fresh.page_->mutable_bytes();
+    private_.insert_or_assign(where.value(), std::move(fresh));
+    return bytes;
+}
+
+void block_manager::publish() {
+    for (auto& [number, changed] : private_) {
+        shard& in = shard_of(metadata_block(number));
+        const lock_guard guard(in.lock);
+        if (const auto load = in.loads.find(number); load != in.loads.end()) {
+            load->second.stale = true;
+        }
+        const auto [at, is_new] = in.entries.insert_or_assign(number, entry{changed, true});
+        if (is_new) {
+            in.sweep_order.push_back(number);
+            cached_count_.fetch_add(1, std::memory_order_relaxed);
+        }
+        dirty_.insert_or_assign(number, std::move(changed));
+    }
+    private_.clear();
+    ++generation_;
+    dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
+}
+
+result<void> block_manager::write_dirty() {
+    if (read_only_ && !dirty_.empty()) {
+        return fail(error_code::not_permitted, "the metadata is read-only");
+    }
+    aligned_buffer staging(std::min(write_batch_blocks, dirty_.size()) * metadata_block_size_bytes);
+    std::vector<io_op> ops;
+    auto next = dirty_.begin();
+    while (next != dirty_.end()) {
+        ops.clear();
+        std::size_t staged = 0;
+        std::size_t run_begin = 0;
+        std::uint64_t first = 0;
+        for (; next != dirty_.end() && staged < write_batch_blocks; ++next, ++staged) {
+            const std::span<std::byte> copy = staging.span().subspan(
+                staged * metadata_block_size_bytes, metadata_block_size_bytes);
+            std::memcpy(copy.data(), next->second.bytes().data(), copy.size());
+            prepare_block(next->second.get()->kind(), next->second.where(),
+                          block_bytes(copy.data(), metadata_block_size_bytes));
+            const bool extends = staged > run_begin &&
+                                 next->first == first + (staged - run_begin) &&
+                                 staged - run_begin < write_run_blocks_max;
+            if (!extends) {
+                run_begin = staged;
+                first = next->first;
+                ops.push_back({io_kind::write, first * metadata_block_size_bytes, copy});
+            } else {
+                io_op& run = ops.back();
+                run.buffer_bytes = {run.buffer_bytes.data(), run.buffer_bytes.size() + copy.size()};
+            }
+        }
+        UTHIN_TRY_CTX(device_.run(ops), "metadata write-back");
+        blocks_written_.fetch_add(staged, std::memory_order_relaxed);
+    }
+    for (const auto& [number, written] : dirty_) {
+        shard& in = shard_of(metadata_block(number));
+        const lock_guard guard(in.lock);
+        in.entries.find(number)->second.dirty = false;
+        if (in.entries.size() > cache_blocks_ / shard_count) {
+            make_room(in);
+        }
+    }
+    dirty_.clear();
+    dirty_count_.store(0, std::memory_order_relaxed);
+    return {};
+}
+
+result<void> block_manager::flush() {
+    if (flush_failed_) {
+        return fail(error_code::io_error, "an earlier flush of the metadata device failed");
+    }
+    result<void> flushed = device_.flush();
+    flush_failed_ = !flushed;
+    return flushed;
+}
+
+result<void> block_manager::write_superblock(block_bytes bytes) {
+    prepare_block(block_kind::superblock, metadata_block(0), bytes);
+    UTHIN_TRY_CTX(device_.write(0, bytes), "superblock");
+    superblock_writes_.fetch_add(1, std::memory_order_relaxed);
+    blocks_written_.fetch_add(1, std::memory_order_relaxed);
+    return {};
+}
+
+void block_manager::reset() {
+    flush_failed_ = false;
+    private_.clear();
+    ++generation_;
+    dirty_.clear();
+    dirty_count_.store(0, std::memory_order_relaxed);
+    for (shard& in : shards_) {
+        const lock_guard guard(in.lock);
+        cached_count_.fetch_sub(in.entries.size(), std::memory_order_relaxed);
+        in.entries.clear();
+        in.sweep_order.clear();
+        in.sweep_at = 0;
+        for (auto& [number, load] : in.loads) {
+            load.stale = true;
+        }
+    }
+}
+
+}  // namespace uthin::persistent_data

@@ -1,0 +1,85 @@
+#include "persistent_data/transaction_manager.h"
+
+#include "persistent_data/space_map_metadata.h"
+
+namespace uthin::persistent_data {
+
+class transaction_manager::writer_source final : public block_source {
+public:
+    explicit writer_source(block_manager& blocks) : blocks_(blocks) {}
+
+    [[nodiscard]] result<block_ref> read(metadata_block where, block_kind kind) override {
+        return blocks_.writer_read(where, kind);
+    }
+    [[nodiscard]] std::uint64_t block_count() const override { return blocks_.block_count(); }
+    void prefetch(std::span<const metadata_block> blocks, block_kind kind) override {
+        blocks_.prefetch(blocks, kind);
+    }
+
+private:
+    block_manager& blocks_;
+};
+
+transaction_manager::transaction_manager(block_manager& blocks)
+    : blocks_(blocks),
+      source_(std::make_unique<writer_source>(blocks)),
+      metadata_map_(std::make_unique<space_map_metadata>(*this)) {
+}
+
+transaction_manager::~transaction_manager() = default;
+
+block_source& transaction_manager::source() noexcept {
+    return *source_;
+}
+
+result<void> transaction_manager::format_space_map(std::uint64_t nr_blocks) {
+    return metadata_map_->format(nr_blocks);
+}
+
+result<void> transaction_manager::open_space_map(const disk_space_map_root& root) {
+    return metadata_map_->open(root);
+}
+
+result<shadow> transaction_manager::new_block(block_kind kind) {
+    const metadata_block fresh(UTHIN_TRY(metadata_map_->new_block()));
+    const block_bytes bytes = UTHIN_TRY(blocks_.edit_new(fresh, kind));
+    exclusive_.insert(fresh.value());
+    return shadow{fresh, bytes, false};
+}
+
+result<shadow> transaction_manager::shadow_block(metadata_block where, block_kind kind) {
+    if (exclusive_.contains(where.value())) {
+        return shadow{where, UTHIN_TRY(blocks_.edit(where, kind)), false};
+    }
+    const std::uint32_t pointers = UTHIN_TRY(metadata_map_->count(where.value()));
+    const block_ref original = UTHIN_TRY(blocks_.writer_read(where, kind));
+    const metadata_block copy(UTHIN_TRY(metadata_map_->new_block()));
+    UTHIN_TRY(metadata_map_->dec(where.value(), where.value() + 1));
+    const block_bytes bytes = UTHIN_TRY(blocks_.edit_copy(copy, original));
+    exclusive_.insert(copy.value());
+    return shadow{copy, bytes, pointers > 1};
+}
+
+result<block_ref> transaction_manager::read(metadata_block where, block_kind kind) {
+    return blocks_.writer_read(where, kind);
+}
+
+result<void> transaction_manager::inc(metadata_block where) {
+    exclusive_.erase(where.value());
+    return metadata_map_->inc(where.value(), where.value() + 1);
+}
+
+result<void> transaction_manager::dec(metadata_block where) {
+    exclusive_.erase(where.value());
+    return metadata_map_->dec(where.value(), where.value() + 1);
+}
+
+result<std::uint32_t> transaction_manager::count(metadata_block where) {
+    return metadata_map_->count(where.value());
+}
+
+void transaction_manager::committed() {
+    exclusive_.clear();
+}
+
+}  // namespace uthin::persistent_data

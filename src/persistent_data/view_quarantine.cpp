@@ -1,0 +1,40 @@
+#include "persistent_data/view_quarantine.h"
+
+namespace uthin::persistent_data {
+
+void view_quarantine::freed(std::uint64_t block) {
+    if (!freed_now_.empty() && freed_now_.back().end == block) {
+        ++freed_now_.back().end;
+        return;
+    }
+    freed_now_.push_back({block, block + 1});
+}
+
+void view_quarantine::committed(std::uint64_t transaction, bool views_live) {
+    if (views_live && !freed_now_.empty()) {
+        for (const run& freed : freed_now_) {
+            for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
+                kept_[block / 64] |= 1ULL << block % 64;
+            }
+        }
+        generations_.push_back({transaction, std::move(freed_now_)});
+    }
+    freed_now_.clear();
+}
+
+void view_quarantine::release_before(std::uint64_t oldest_commit) {
+    while (!generations_.empty() && generations_.front().transaction <= oldest_commit) {
+        for (const run& freed : generations_.front().runs) {
+            for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
+                const auto word = kept_.find(block / 64);
+                word->second &= ~(1ULL << block % 64);
+                if (word->second == 0) {
+                    kept_.erase(word);
+                }
+            }
+        }
+        generations_.pop_front();
+    }
+}
+
+}  // namespace uthin::persistent_data
