@@ -1,0 +1,604 @@
+#include "pool/catalogue.h"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "pool/names.h"
+#include "pool/sqlite.h"
+
+namespace uthin {
+
+namespace {
+
+constexpr std::int64_t application_id = 0x75746863;  // "uthc"
+constexpr std::int64_t schema_version = 1;
+constexpr std::size_t text_bytes_max = 64U << 10;
+
+// STRICT: a column holds what it says, whoever wrote the file.
+constexpr const char* schema = R"sql(
+CREATE TABLE pool (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE volumes (
+    uuid TEXT PRIMARY KEY NOT NULL,
+    device_id INTEGER NOT NULL UNIQUE,
+    creation_time INTEGER NOT NULL,
+    creation_transaction_id INTEGER NOT NULL,
+    name TEXT NOT NULL UNIQUE,
+    size_bytes INTEGER NOT NULL,
+    parent_uuid TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    external_origin TEXT NOT NULL,
+    received_from TEXT NOT NULL,
+    pending INTEGER NOT NULL
+) STRICT;
+CREATE TABLE labels (
+    uuid TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (uuid, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE intents (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind INTEGER NOT NULL,
+    uuid TEXT NOT NULL,
+    name TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    external_origin TEXT NOT NULL,
+    device_id INTEGER NOT NULL,
+    creation_time INTEGER NOT NULL,
+    creation_transaction_id INTEGER NOT NULL
+) STRICT;
+)sql";
+
+enum class query : std::size_t {
+    volumes,
+    volume_by_name,
+    volume_by_device,
+    volume_by_uuid,
+    labels,
+    intents,
+    insert_volume,
+    insert_label,
+    insert_intent,
+    delete_volume,
+    delete_labels,
+    delete_identity,
+    delete_intent,
+    publish_volume,
+    roll_back_volume,
+    reap_instead,
+    rename,
+    resize,
+};
+
+#define VOLUME_COLUMNS                                                            \
+    "uuid, device_id, creation_time, creation_transaction_id, name, size_bytes, " \
+    "parent_uuid, created, external_origin, received_from"
+
+constexpr auto sql_of = std::to_array<const char*>({
+    "SELECT " VOLUME_COLUMNS " FROM volumes WHERE pending = 0 ORDER BY name",
+    "SELECT " VOLUME_COLUMNS " FROM volumes WHERE pending = 0 AND name = ?",
+    "SELECT " VOLUME_COLUMNS " FROM volumes WHERE pending = 0 AND device_id = ?",
+    "SELECT " VOLUME_COLUMNS " FROM volumes WHERE uuid = ?",
+    "SELECT key, value FROM labels WHERE uuid = ?",
+    "SELECT number, kind, uuid, name, size_bytes, external_origin, device_id, creation_time, "
+    "creation_transaction_id FROM intents ORDER BY number",
+    "INSERT INTO volumes (" VOLUME_COLUMNS ", pending) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+    "INSERT INTO labels (uuid, key, value) VALUES (?,?,?)",
+    "INSERT INTO intents (kind, uuid, name, size_bytes, external_origin, device_id, "
+    "creation_time, creation_transaction_id) VALUES (?,?,?,?,?,?,?,?)",
+    "DELETE FROM volumes WHERE uuid = ?",
+    "DELETE FROM labels WHERE uuid = ?",
+    "DELETE FROM volumes WHERE device_id = ? AND creation_time = ? AND "
+    "creation_transaction_id = ?",
+    "DELETE FROM intents WHERE number = ?",
+    "UPDATE volumes SET pending = 0 WHERE uuid = ?",
+    "UPDATE volumes SET size_bytes = ?, external_origin = ? WHERE uuid = ?",
+    "UPDATE intents SET kind = ? WHERE number = ?",
+    "UPDATE volumes SET name = ? WHERE uuid = ? AND pending = 0",
+    "UPDATE volumes SET size_bytes = ? WHERE uuid = ? AND pending = 0",
+});
+
+std::unexpected<error> damaged(const std::string& path, std::string_view what) {
+    return fail(error_code::corrupt,
+                fmt::format("{}: catalogue is damaged ({}); restore it from a backup, or run "
+                            "'uthin pool adopt --rebuild-catalog'",
+                            printable(path), what));
+}
+
+}  // namespace
+
+struct catalogue::impl {
+    std::string path;
+    mutex lock;
+    bool failed GUARDED_BY(lock) = false;
+    sqlite_database database GUARDED_BY(lock);
+    std::array<sqlite_statement, sql_of.size()> statements GUARDED_BY(lock);
+
+    sqlite_statement& at(query which) REQUIRES(lock) {
+        return statements[static_cast<std::size_t>(which)];
+    }
+    std::unexpected<error> wrapped(error cause) const {
+        if (cause.code() == error_code::corrupt) {
+            return damaged(path, cause.message());
+        }
+        return std::unexpected(std::move(cause).with_context(printable(path)));
+    }
+
+    result<void> configure() REQUIRES(lock);
+    result<void> prepare() REQUIRES(lock);
+    result<void> write_schema(std::string_view pool_uuid) REQUIRES(lock);
+    result<void> check_file(std::string_view pool_uuid) REQUIRES(lock);
+
+    result<volume_record> read_volume(const sqlite_statement& row) REQUIRES(lock);
+    result<void> read_labels(volume_record& volume) REQUIRES(lock);
+    result<std::optional<volume_record>> find(sqlite_statement& bound) REQUIRES(lock);
+    result<intent> read_intent(const sqlite_statement& row) REQUIRES(lock);
+    result<std::vector<intent>> read_intents() REQUIRES(lock);
+
+    result<void> insert_volume(const volume_record& volume, bool pending) REQUIRES(lock);
+    result<void> delete_volume(std::string_view uuid) REQUIRES(lock);
+    result<void> insert_intent(intent& what) REQUIRES(lock);
+    result<void> settle(const intent_outcome& outcome) REQUIRES(lock);
+
+    // Runs `body` as one transaction.
+    template <class Body>
+    result<void> change(Body body) REQUIRES(lock);
+};
+
+template <class Body>
+result<void> catalogue::impl::change(Body body) {
+    if (failed) {
+        return fail(error_code::io_error,
+                    fmt::format("{}: an earlier change of the catalogue failed; close the pool and "
+                                "open it again",
+                                printable(path)));
+    }
+    auto begun = sqlite_transaction::begin(database);
+    if (!begun) {
+        return wrapped(std::move(begun).error());
+    }
+    result<void> done = body();
+    if (!done) {
+        // A refusal; everything else may have torn SQLite's own state as well.
+        failed = done.error().code() != error_code::already_exists &&
+                 done.error().code() != error_code::not_found &&
+                 done.error().code() != error_code::invalid_argument;
+        return wrapped(std::move(done).error());
+    }
+    done = begun->commit();
+    if (!done) {
+        failed = true;
+        return wrapped(std::move(done).error());
+    }
+    return {};
+}
+
+result<void> catalogue::impl::configure() {
+    // ORDER: CT1. A change must be durable when COMMIT returns, because the metadata commit
+    // follows it. journal_mode DELETE ends a transaction with an unlink that only
+    // synchronous=EXTRA makes durable; PERSIST ends it with a synced overwrite of the journal's
+    // header, one sector, and never changes the directory again. WAL would be as safe and quicker,
+    // but a catalog.db copied without its -wal file would silently be an old one.
+    // EXCLUSIVE: no other process between two transactions.
+    return database.execute(
+        "PRAGMA locking_mode = EXCLUSIVE;"
+        "PRAGMA journal_mode = PERSIST;"
+        "PRAGMA synchronous = EXTRA;"
+        "PRAGMA mmap_size = 0;"
+        "PRAGMA temp_store = MEMORY;"
+        "PRAGMA cell_size_check = ON;"
+        "PRAGMA cache_size = -2048;");
+}
+
+result<void> catalogue::impl::prepare() {
+    for (std::size_t i = 0; i < sql_of.size(); ++i) {
+        statements[i] = UTHIN_TRY(database.prepare(sql_of[i]));
+    }
+    return {};
+}
+
+result<void> catalogue::impl::write_schema(std::string_view pool_uuid) {
+    auto transaction = UTHIN_TRY(sqlite_transaction::begin(database));
+    const auto found = UTHIN_TRY(database.query_text("SELECT count(*) FROM sqlite_schema"));
+    const auto version = UTHIN_TRY(database.query_text("PRAGMA user_version"));
+    if (found != "0" || version != "0") {
+        return fail(
+            error_code::already_exists,
+            fmt::format("{}: exists already; remove it or use another directory", printable(path)));
+    }
+    UTHIN_TRY(database.execute(schema));
+    UTHIN_TRY(database.execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {};",
+                                           application_id, schema_version)
+                                   .c_str()));
+    auto insert = UTHIN_TRY(database.prepare("INSERT INTO pool (key, value) VALUES ('uuid', ?)"));
+    UTHIN_TRY(insert.bind(1, pool_uuid).run());
+    return transaction.commit();
+}
+
+result<void> catalogue::impl::check_file(std::string_view pool_uuid) {
+    if (UTHIN_TRY(database.query_text("PRAGMA application_id")) != std::to_string(application_id)) {
+        return damaged(path, "not a catalogue of uthin");
+    }
+    const auto version = UTHIN_TRY(database.query_text("PRAGMA user_version"));
+    if (version != std::to_string(schema_version)) {
+        return fail(error_code::unsupported,
+                    fmt::format("{}: catalogue has version {}, this program knows {}; use a newer "
+                                "uthin",
+                                printable(path), version.value_or("?"), schema_version));
+    }
+    const auto verdict = UTHIN_TRY(database.query_text("PRAGMA integrity_check(1)"));
+    if (verdict != "ok") {
+        return damaged(path, printable(verdict.value_or("no verdict")));
+    }
+    const auto uuid = UTHIN_TRY(database.query_text("SELECT value FROM pool WHERE key = 'uuid'"));
+    if (uuid != pool_uuid) {
+        return fail(
+            error_code::corrupt,
+            fmt::format("{}: catalogue of another pool ({}, pool.json says {}); put the "
+                        "right file back, or run 'uthin pool adopt --rebuild-catalog'",
+                        printable(path), printable(uuid.value_or("none")), printable(pool_uuid)));
+    }
+    return {};
+}
+
+result<volume_record> catalogue::impl::read_volume(const sqlite_statement& row) {
+    volume_record volume;
+    volume.uuid = row.text(0);
+    const std::uint64_t id = row.unsigned_integer(1);
+    const std::uint64_t creation_time = row.unsigned_integer(2);
+    if (id > device_id_max || creation_time > UINT32_MAX) {
+        return fail(error_code::corrupt,
+                    fmt::format("volume {} names device {}", printable(volume.uuid), id));
+    }
+    volume.identity = {device_id(id), static_cast<std::uint32_t>(creation_time),
+                       row.unsigned_integer(3)};
+    volume.name = row.text(4);
+    volume.size_bytes = row.unsigned_integer(5);
+    volume.parent_uuid = row.text(6);
+    volume.created_unix_seconds = row.integer(7);
+    volume.external_origin = row.text(8);
+    volume.received_from = row.text(9);
+    const auto name = check_volume_name(volume.name, volume.identity.id);
+    if (!name) {
+        return fail(error_code::corrupt, name.error().message());
+    }
+    const auto size = check_volume_size(volume.size_bytes);
+    if (!size) {
+        return fail(error_code::corrupt, size.error().message());
+    }
+    return volume;
+}
+
+result<void> catalogue::impl::read_labels(volume_record& volume) {
+    sqlite_statement& rows = at(query::labels).bind(1, volume.uuid);
+    while (UTHIN_TRY(rows.step())) {
+        volume.labels.emplace(rows.text(0), rows.text(1));
+    }
+    return {};
+}
+
+result<std::optional<volume_record>> catalogue::impl::find(sqlite_statement& bound) {
+    std::optional<volume_record> found;
+    if (UTHIN_TRY(bound.step())) {
+        auto volume = read_volume(bound);
+        bound.reset();
+        found = UTHIN_TRY(std::move(volume));
+        UTHIN_TRY(read_labels(*found));
+    }
+    return found;
+}
+
+result<intent> catalogue::impl::read_intent(const sqlite_statement& row) {
+    intent what;
+    what.number = row.integer(0);
+    const std::uint64_t kind = row.unsigned_integer(1);
+    const std::uint64_t id = row.unsigned_integer(6);
+    const std::uint64_t creation_time = row.unsigned_integer(7);
+    if (kind > static_cast<std::uint64_t>(intent_kind::reap) || id > device_id_max ||
+        creation_time > UINT32_MAX) {
+        return fail(error_code::corrupt, fmt::format("intent {} makes no sense", what.number));
+    }
+    what.kind = static_cast<intent_kind>(kind);
+    what.volume.uuid = row.text(2);
+    what.volume.name = row.text(3);
+    what.volume.size_bytes = row.unsigned_integer(4);
+    what.volume.external_origin = row.text(5);
+    what.hidden = {device_id(id), static_cast<std::uint32_t>(creation_time),
+                   row.unsigned_integer(8)};
+    return what;
+}
+
+result<std::vector<intent>> catalogue::impl::read_intents() {
+    std::vector<intent> found;
+    sqlite_statement& rows = at(query::intents);
+    while (UTHIN_TRY(rows.step())) {
+        auto what = read_intent(rows);
+        if (!what) {
+            rows.reset();
+            return std::unexpected(std::move(what).error());
+        }
+        found.push_back(std::move(*what));
+    }
+    for (intent& what : found) {
+        if (what.kind == intent_kind::reap) {
+            continue;
+        }
+        auto volume = UTHIN_TRY(find(at(query::volume_by_uuid).bind(1, what.volume.uuid)));
+        if (!volume) {
+            return fail(error_code::corrupt,
+                        fmt::format("intent {} is about no volume", what.number));
+        }
+        const std::uint64_t size_bytes = what.volume.size_bytes;
+        std::string external_origin = std::move(what.volume.external_origin);
+        what.volume = std::move(*volume);
+        what.volume.size_bytes = size_bytes;
+        what.volume.external_origin = std::move(external_origin);
+    }
+    return found;
+}
+
+result<void> catalogue::impl::insert_volume(const volume_record& volume, bool pending) {
+    const bool too_long = volume.external_origin.size() > text_bytes_max ||
+                          volume.received_from.size() > text_bytes_max;
+    if (too_long || volume.uuid.empty()) {
+        return fail(
+            error_code::invalid_argument,
+            fmt::format("volume '{}': text too long; use at most 64 KiB", printable(volume.name)));
+    }
+    sqlite_statement& row = at(query::insert_volume);
+    row.bind(1, volume.uuid).bind(2, volume.identity.id.value());
+    row.bind(3, std::uint64_t{volume.identity.creation_time});
+    row.bind(4, volume.identity.creation_transaction_id);
+    row.bind(5, volume.name).bind(6, volume.size_bytes).bind(7, volume.parent_uuid);
+    row.bind(8, volume.created_unix_seconds).bind(9, volume.external_origin);
+    row.bind(10, volume.received_from).bind(11, std::int64_t{pending});
+    auto inserted = row.run();
+    if (!inserted && inserted.error().code() == error_code::already_exists) {
+        return fail(error_code::already_exists,
+                    fmt::format("volume '{}': the name or the device id {} is taken; use another",
+                                printable(volume.name), volume.identity.id.value()));
+    }
+    UTHIN_TRY(std::move(inserted));
+    for (const auto& [key, value] : volume.labels) {
+        UTHIN_TRY(at(query::insert_label).bind(1, volume.uuid).bind(2, key).bind(3, value).run());
+    }
+    return {};
+}
+
+result<void> catalogue::impl::delete_volume(std::string_view uuid) {
+    UTHIN_TRY(at(query::delete_volume).bind(1, uuid).run());
+    return at(query::delete_labels).bind(1, uuid).run();
+}
+
+result<void> catalogue::impl::insert_intent(intent& what) {
+    if (what.kind == intent_kind::create) {
+        UTHIN_TRY(insert_volume(what.volume, true));
+        what.hidden = what.volume.identity;
+    }
+    if (what.kind == intent_kind::reap) {
+        const auto volume =
+            UTHIN_TRY(find(at(query::volume_by_device).bind(1, what.hidden.id.value())));
+        if (volume && volume->identity == what.hidden) {
+            UTHIN_TRY(delete_volume(volume->uuid));
+        }
+    }
+    sqlite_statement& row = at(query::insert_intent);
+    row.bind(1, static_cast<std::int64_t>(what.kind)).bind(2, what.volume.uuid);
+    row.bind(3, what.volume.name).bind(4, what.volume.size_bytes);
+    row.bind(5, what.volume.external_origin).bind(6, what.hidden.id.value());
+    row.bind(7, std::uint64_t{what.hidden.creation_time});
+    row.bind(8, what.hidden.creation_transaction_id);
+    UTHIN_TRY(row.run());
+    what.number = database.last_insert_id();
+    return {};
+}
+
+result<void> catalogue::impl::settle(const intent_outcome& outcome) {
+    const intent& what = outcome.what;
+    const auto forget = [&]() REQUIRES(lock) {
+        return at(query::delete_intent).bind(1, what.number).run();
+    };
+    switch (what.kind) {
+        case intent_kind::create:
+            if (outcome.happened) {
+                UTHIN_TRY(at(query::publish_volume).bind(1, what.volume.uuid).run());
+            } else {
+                UTHIN_TRY(delete_volume(what.volume.uuid));
+            }
+            return forget();
+        case intent_kind::rollback:
+            if (!outcome.happened) {
+                return forget();
+            }
+            UTHIN_TRY(at(query::roll_back_volume)
+                          .bind(1, what.volume.size_bytes)
+                          .bind(2, what.volume.external_origin)
+                          .bind(3, what.volume.uuid)
+                          .run());
+            return at(query::reap_instead)
+                .bind(1, static_cast<std::int64_t>(intent_kind::reap))
+                .bind(2, what.number)
+                .run();
+        case intent_kind::reap:
+            if (outcome.happened) {
+                return forget();
+            }
+            return {};
+    }
+    return {};
+}
+
+catalogue::catalogue(std::unique_ptr<impl> state) : impl_(std::move(state)) {
+}
+catalogue::~catalogue() = default;
+
+result<std::unique_ptr<catalogue>> catalogue::create(const std::string& path,
+                                                     std::string_view pool_uuid,
+                                                     const catalogue_options& options) {
+    auto state = std::make_unique<impl>();
+    const lock_guard held(state->lock);
+    state->path = path;
+    state->database = UTHIN_TRY_CTX(
+        sqlite_database::open(path, {.create = true, .vfs_name = options.vfs_name}), path);
+    UTHIN_TRY_CTX(state->configure(), path);
+    UTHIN_TRY(state->write_schema(pool_uuid));
+    UTHIN_TRY_CTX(state->prepare(), path);
+    return std::unique_ptr<catalogue>(new catalogue(std::move(state)));
+}
+
+result<std::unique_ptr<catalogue>> catalogue::open(const std::string& path,
+                                                   std::string_view pool_uuid,
+                                                   const catalogue_options& options) {
+    auto state = std::make_unique<impl>();
+    const lock_guard held(state->lock);
+    state->path = path;
+    auto opened =
+        sqlite_database::open(path, {.read_only = options.read_only, .vfs_name = options.vfs_name});
+    if (!opened && opened.error().code() == error_code::not_found) {
+        return fail(error_code::not_found,
+                    fmt::format("{}: catalogue is missing; restore it from a backup, or run "
+                                "'uthin pool adopt --rebuild-catalog'",
+                                printable(path)));
+    }
+    if (!opened) {
+        return state->wrapped(std::move(opened).error());
+    }
+    state->database = std::move(*opened);
+    auto usable = state->configure();
+    if (usable) {
+        usable = state->check_file(pool_uuid);
+    }
+    if (usable) {
+        usable = state->prepare();
+    }
+    if (!usable) {
+        // The messages of check_file name the file already.
+        if (usable.error().message().starts_with(printable(path))) {
+            return std::unexpected(std::move(usable).error());
+        }
+        return state->wrapped(std::move(usable).error());
+    }
+    return std::unique_ptr<catalogue>(new catalogue(std::move(state)));
+}
+
+result<std::vector<volume_record>> catalogue::volumes() {
+    const lock_guard held(impl_->lock);
+    std::vector<volume_record> found;
+    sqlite_statement& rows = impl_->at(query::volumes);
+    while (true) {
+        auto more = rows.step();
+        if (!more) {
+            return impl_->wrapped(std::move(more).error());
+        }
+        if (!*more) {
+            break;
+        }
+        auto volume = impl_->read_volume(rows);
+        if (!volume) {
+            rows.reset();
+            return impl_->wrapped(std::move(volume).error());
+        }
+        found.push_back(std::move(*volume));
+    }
+    for (volume_record& volume : found) {
+        auto read = impl_->read_labels(volume);
+        if (!read) {
+            return impl_->wrapped(std::move(read).error());
+        }
+    }
+    return found;
+}
+
+result<std::optional<volume_record>> catalogue::find_name(std::string_view name) {
+    const lock_guard held(impl_->lock);
+    auto found = impl_->find(impl_->at(query::volume_by_name).bind(1, name));
+    if (!found) {
+        return impl_->wrapped(std::move(found).error());
+    }
+    return found;
+}
+
+result<std::optional<volume_record>> catalogue::find_device(device_id id) {
+    const lock_guard held(impl_->lock);
+    auto found = impl_->find(impl_->at(query::volume_by_device).bind(1, id.value()));
+    if (!found) {
+        return impl_->wrapped(std::move(found).error());
+    }
+    return found;
+}
+
+result<std::vector<intent>> catalogue::intents() {
+    const lock_guard held(impl_->lock);
+    auto found = impl_->read_intents();
+    if (!found) {
+        return impl_->wrapped(std::move(found).error());
+    }
+    return found;
+}
+
+result<void> catalogue::begin(std::span<intent> intents, std::span<const std::string> stale_uuids) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        for (const std::string& uuid : stale_uuids) {
+            UTHIN_TRY(impl_->delete_volume(uuid));
+        }
+        for (intent& what : intents) {
+            UTHIN_TRY(impl_->insert_intent(what));
+        }
+        return {};
+    });
+}
+
+result<void> catalogue::resolve(std::span<const intent_outcome> outcomes) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        for (const intent_outcome& outcome : outcomes) {
+            UTHIN_TRY(impl_->settle(outcome));
+        }
+        return {};
+    });
+}
+
+result<void> catalogue::rename(std::string_view uuid, std::string_view name) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        auto done = impl_->at(query::rename).bind(1, name).bind(2, uuid).run();
+        if (!done && done.error().code() == error_code::already_exists) {
+            return fail(
+                error_code::already_exists,
+                fmt::format("volume '{}': exists already; use another name", printable(name)));
+        }
+        UTHIN_TRY(std::move(done));
+        if (impl_->database.changed_rows() == 0) {
+            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
+        }
+        return {};
+    });
+}
+
+result<void> catalogue::resize(std::string_view uuid, std::uint64_t size_bytes) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        UTHIN_TRY(impl_->at(query::resize).bind(1, size_bytes).bind(2, uuid).run());
+        if (impl_->database.changed_rows() == 0) {
+            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
+        }
+        return {};
+    });
+}
+
+result<void> catalogue::adopt(const volume_record& volume,
+                              std::span<const std::string> stale_uuids) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        for (const std::string& uuid : stale_uuids) {
+            UTHIN_TRY(impl_->delete_volume(uuid));
+        }
+        return impl_->insert_volume(volume, false);
+    });
+}
+
+}  // namespace uthin

@@ -1,0 +1,122 @@
+// What the metadata cannot hold: names, sizes, parents and origins of volumes, and the changes that
+// touch both stores.
+//
+// A volume is a device of the metadata plus a record here, joined by (device id, creation time,
+// creation transaction id). A change of both stores is an *intent* (durable here), then the
+// metadata's commit, then its resolution. After a crash the metadata alone decides: each intent
+// names the device whose existence, with exactly that identity, proves that the commit happened.
+//
+// Invariants
+//   CT1  A call that changes something is durable when it returns, and is one SQLite transaction.
+//   CT2  Names and device ids are unique among volumes and pending creations together.
+//   CT3  The hidden device of an intent is no volume: it appears in no list, and is reaped before
+//        the intent goes away.
+//   CT4  After a failed commit every later change fails until the catalogue is opened anew: what
+//        the file holds is not known.
+// Threads   Any; one mutex.
+// Failures  corrupt (not a catalogue, damaged, another pool's), unsupported (newer schema),
+//           already_exists (name or id taken), not_found, busy (another process), io_error.
+// Source    docs/catalogue.md; SQLite documentation: "Atomic Commit", "PRAGMA synchronous".
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "uthin/error.h"
+#include "uthin/units.h"
+
+namespace uthin {
+
+// Which device of the metadata, so that a reused id is not taken for the old one.
+struct device_identity {
+    device_id id;
+    std::uint32_t creation_time = 0;
+    std::uint64_t creation_transaction_id = 0;
+    bool operator==(const device_identity&) const = default;
+};
+
+struct volume_record {
+    std::string uuid;
+    device_identity identity;
+    std::string name;
+    std::uint64_t size_bytes = 0;
+    std::string parent_uuid;  // of the volume it is a snapshot of; empty: none
+    std::int64_t created_unix_seconds = 0;
+    std::string external_origin;  // URL; empty: none
+    std::string received_from;    // what replication brought here; empty: made here
+    std::map<std::string, std::string> labels;
+    bool operator==(const volume_record&) const = default;
+};
+
+enum class intent_kind : std::uint8_t {
+    create,    // `volume` is being made, as a thin or a snapshot. Proof: volume.identity exists
+    rollback,  // `volume` gets another root and volume.size_bytes. Proof: `hidden` (its old root)
+    reap,      // `hidden` is being emptied and deleted. Done when it does not exist
+};
+
+struct intent {
+    std::int64_t number = 0;  // set by begin()
+    intent_kind kind = intent_kind::reap;
+    volume_record volume;
+    device_identity hidden;
+};
+
+struct intent_outcome {
+    intent what;
+    bool happened = false;  // in the committed metadata
+};
+
+struct catalogue_options {
+    bool read_only = false;
+    // SQLite's name of the file access to use; empty: the system's. For crash simulation.
+    std::string vfs_name;
+};
+
+class catalogue {
+public:
+    // Makes a new file; already_exists when there is one.
+    [[nodiscard]] static result<std::unique_ptr<catalogue>> create(
+        const std::string& path, std::string_view pool_uuid, const catalogue_options& options);
+    // Checks the whole file before anything of it is believed.
+    [[nodiscard]] static result<std::unique_ptr<catalogue>> open(const std::string& path,
+                                                                 std::string_view pool_uuid,
+                                                                 const catalogue_options& options);
+    catalogue(const catalogue&) = delete;
+    catalogue& operator=(const catalogue&) = delete;
+    ~catalogue();
+
+    // In ascending order of name.
+    [[nodiscard]] result<std::vector<volume_record>> volumes();
+    [[nodiscard]] result<std::optional<volume_record>> find_name(std::string_view name);
+    [[nodiscard]] result<std::optional<volume_record>> find_device(device_id id);
+    [[nodiscard]] result<std::vector<intent>> intents();
+
+    // Records the intents and numbers them. `stale_uuids` are records whose device is gone: they
+    // make room. A reap takes the record of the hidden device away at once: its name is free and
+    // the volume will not come back.
+    [[nodiscard]] result<void> begin(std::span<intent> intents,
+                                     std::span<const std::string> stale_uuids = {});
+    // create: the volume is recorded, or nothing. rollback: the size is recorded and the intent
+    // becomes a reap of `hidden`, or nothing. reap: gone when it happened, else it stays.
+    [[nodiscard]] result<void> resolve(std::span<const intent_outcome> outcomes);
+
+    // Changes that the metadata does not take part in.
+    [[nodiscard]] result<void> rename(std::string_view uuid, std::string_view name);
+    [[nodiscard]] result<void> resize(std::string_view uuid, std::uint64_t size_bytes);
+    // Records a volume whose device exists already.
+    [[nodiscard]] result<void> adopt(const volume_record& volume,
+                                     std::span<const std::string> stale_uuids = {});
+
+private:
+    struct impl;
+    explicit catalogue(std::unique_ptr<impl> state);
+    std::unique_ptr<impl> impl_;
+};
+
+}  // namespace uthin
