@@ -60,26 +60,35 @@ private:
           is_disk_(is_disk),
           read_only_(read_only) {}
 
+    // Opening (file_open.cpp).
+    [[nodiscard]] static result<int> open_descriptor(const std::string& path,
+                                                     const open_options& options);
+    [[nodiscard]] static result<int> create_file(const std::string& path, std::uint64_t size_bytes);
+    [[nodiscard]] result<void> learn(const open_options& options);
     void probe_direct();
-    void probe_discard();
     [[nodiscard]] bool direct_read_works(std::uint32_t alignment_bytes) const;
-    // out_of_range unless [offset, offset + length) lies inside; also leaves O_DIRECT when the
-    // file's size has become odd.
-    [[nodiscard]] result<void> check_range(std::uint64_t offset_bytes, std::uint64_t length_bytes,
-                                           const char* what);
-    [[nodiscard]] result<void> check_writable() const;
+    [[nodiscard]] bool set_direct(bool on) const;
+
+    // Re-reads the size; leaves O_DIRECT for good when it has become odd.
+    [[nodiscard]] result<std::uint64_t> refresh_size();
+    [[nodiscard]] result<void> check(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                                     bool changes);
     [[nodiscard]] bool is_aligned(std::uint64_t offset_bytes,
                                   std::span<const std::byte> buffer) const noexcept;
+    [[nodiscard]] result<void> transfer_in(std::uint64_t offset_bytes, std::span<std::byte> buffer);
+    [[nodiscard]] result<void> transfer_out(std::uint64_t offset_bytes,
+                                            std::span<const std::byte> buffer, bool fua);
     [[nodiscard]] result<void> read_bounced(std::uint64_t offset_bytes,
                                             std::span<std::byte> buffer);
-    [[nodiscard]] result<void> write_bounced(std::uint64_t offset_bytes,
-                                             std::span<const std::byte> buffer, bool fua);
     [[nodiscard]] result<void> write_any(std::uint64_t offset_bytes,
                                          std::span<const std::byte> buffer, bool fua);
+    [[nodiscard]] result<void> write_bounced(std::uint64_t offset_bytes,
+                                             std::span<const std::byte> buffer, bool fua);
     [[nodiscard]] result<void> write_zero_bytes(std::uint64_t offset_bytes,
                                                 std::uint64_t length_bytes);
+    [[nodiscard]] result<void> zero_file(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     [[nodiscard]] result<void> zero_disk(std::uint64_t offset_bytes, std::uint64_t length_bytes);
-    [[nodiscard]] result<void> flush_failed() REQUIRES(flush_lock_);
+    [[nodiscard]] result<void> flush_outcome() const REQUIRES(flush_lock_);
 
     const std::string path_;
     const int descriptor_;
@@ -88,14 +97,16 @@ private:
     bool can_discard_ = false;
     bool can_zero_fast_ = false;
     bool rotational_ = false;
+    std::uint32_t logical_sector_bytes_ = 512;  // of a disk
     std::unique_ptr<ownership> ownership_;
 
-    std::atomic<std::uint32_t> alignment_bytes_{1};
-    mutable std::atomic<std::uint64_t> known_size_bytes_{0};  // as last read; re-read when exceeded
+    std::atomic<std::uint32_t> alignment_bytes_{1};   // above 1: O_DIRECT
+    std::atomic<std::uint64_t> known_size_bytes_{0};  // as last read; re-read when exceeded
     std::atomic<bool> size_changed_{false};
     range_lock writers_;
+    mutex grow_lock_;
 
-    mutex flush_lock_;
+    mutable mutex flush_lock_;
     condition flush_done_;
     bool flush_running_ GUARDED_BY(flush_lock_) = false;
     std::uint64_t flushes_done_ GUARDED_BY(flush_lock_) = 0;

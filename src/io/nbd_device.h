@@ -42,6 +42,8 @@ public:
     [[nodiscard]] result<void> run(std::span<const io_op> ops) override;
 
 private:
+    class batch;
+
     nbd_device(std::string uri, ::nbd_handle* handle) : uri_(std::move(uri)), handle_(handle) {}
 
     [[nodiscard]] result<void> learn(const open_options& options);
@@ -55,6 +57,7 @@ private:
     std::uint64_t request_bytes_max_ = 32U << 20;
     device_capabilities capabilities_;
     bool can_write_zeroes_ = false;
+    bool flush_failed_ GUARDED_BY(lock_) = false;  // sticky: see block_device.h, Failures
 };
 
 }  // namespace uthin::io

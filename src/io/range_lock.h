@@ -40,7 +40,7 @@ public:
 
 private:
     void acquire(const guard::entry& wanted);
-    void release(const guard::entry& held);
+    void release(const guard::entry& entry);
 
     mutex lock_;
     condition released_;
