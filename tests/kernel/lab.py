@@ -54,8 +54,11 @@ def require(method="uml"):
     """fetches the kernel; exit 77 with the reason where that cannot be done"""
     os.makedirs(os.environ["KERNEL_LAB_CACHE"], exist_ok=True)
     lock = os.path.join(os.environ["KERNEL_LAB_CACHE"], "lock")
-    done = subprocess.run(["flock", lock, sys.executable, LAB, "setup", "--method", method], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    setup = ["flock", lock, sys.executable, LAB, "setup", "--method", method]
+    done = subprocess.run(setup, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0 and os.geteuid() == 0:   # perhaps only the package lists are missing
+        subprocess.run(["apt-get", "-qq", "update"], capture_output=True, check=False)
+        done = subprocess.run(setup, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines() or ["no output"]
         print(f"skipped: no kernel '{method}' to run: {lines[-1]}")
