@@ -1,8 +1,12 @@
 // The bytes of one btree node.
 //
-// Invariants of a node that passed check_block(): 32 + (8 + value_size) * max_entries <= 4096,
-// nr_entries <= max_entries, exactly one of INTERNAL and LEAF. Order of keys and fill are not
-// implied. Source    docs/format.md 4.
+// Invariants (of a node that passed check_block(); order of keys and fill are not implied)
+//   BN1  32 + (8 + value_size) * max_entries <= 4096 and nr_entries <= max_entries.
+//   BN2  Exactly one of INTERNAL and LEAF is set.
+//
+// Threads   Plain views of memory.
+// Failures  None but of the checks at the end, which return `corrupt` and name the block.
+// Source    docs/format.md 4.
 #pragma once
 
 #include <cstdint>
@@ -54,7 +58,10 @@ public:
     [[nodiscard]] std::uint32_t max_entries() const noexcept { return max_entries_; }
     [[nodiscard]] std::uint32_t value_size_bytes() const noexcept { return value_size_; }
     [[nodiscard]] std::uint64_t key(std::uint32_t index) const noexcept {
-        return load_le<std::uint64_t>(bytes_ + node_header_bytes + 8 * std::size_t{index});
+        return load_le<std::uint64_t>(key_bytes(index));
+    }
+    [[nodiscard]] const std::byte* key_bytes(std::uint32_t index) const noexcept {
+        return bytes_ + node_header_bytes + 8 * std::size_t{index};
     }
     [[nodiscard]] const std::byte* value(std::uint32_t index) const noexcept {
         return bytes_ + node_header_bytes + 8 * std::size_t{max_entries_} +
@@ -81,7 +88,13 @@ class node_editor {
 public:
     explicit node_editor(block_bytes bytes) noexcept : bytes_(bytes) {}
 
-    void init(bool leaf, std::uint32_t value_size_bytes) noexcept;
+    // An empty node; the rest of the block is left as it is.
+    void init(bool leaf, std::uint32_t value_size_bytes) noexcept {
+        init(leaf, value_size_bytes, max_entries_for(value_size_bytes));
+    }
+    void init(bool leaf, std::uint32_t value_size_bytes, std::uint32_t max_entries) noexcept;
+    // The same entries with another capacity; they fit into it, and it fits into the block.
+    void set_max_entries(std::uint32_t max_entries) noexcept;
     [[nodiscard]] node_view view() const noexcept { return node_view(bytes_); }
     void set_nr_entries(std::uint32_t count) noexcept {
         store_le<std::uint32_t>(bytes_.data() + 16, count);
@@ -95,6 +108,9 @@ public:
     }
     void set_child(std::uint32_t index, metadata_block child) noexcept {
         store_le(mutable_value(view(), index), child.value());
+    }
+    [[nodiscard]] std::byte* value(std::uint32_t index) noexcept {
+        return mutable_value(view(), index);
     }
     // Room must exist; later entries move up.
     void insert_at(std::uint32_t index, std::uint64_t key, const std::byte* value) noexcept;
@@ -111,5 +127,15 @@ private:
     }
     block_bytes bytes_;
 };
+
+// Moves entries between neighbours of equal capacity and value size until `left` has `left_count`.
+void redistribute_two(node_editor left, node_editor right, std::uint32_t left_count) noexcept;
+
+// A node that a tree of this value size can contain. `where` is named in the error.
+[[nodiscard]] result<void> check_tree_node(const node_view& node, metadata_block where,
+                                           std::uint32_t value_size_bytes);
+// A pointer found in `parent` (or a root, which is its own parent) that can be followed.
+[[nodiscard]] result<void> check_pointer(metadata_block child, metadata_block parent,
+                                         std::uint64_t block_count);
 
 }  // namespace uthin::persistent_data
