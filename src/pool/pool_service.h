@@ -1,0 +1,210 @@
+// Every command on a pool as a method: what the command line, the control socket and the tests
+// call, whether the pool is open in this process or served by another one.
+//
+// Requests and replies are plain structures of text and numbers, so that any front end can write
+// them as JSON; sizes are in bytes unless the name says otherwise.
+//
+// Threads   Any thread, except close() and the destructor: one thread, nothing else running.
+// Failures  One line: the object, the cause and the remedy. Codes as the pool's; busy also when
+//           another process owns the pool. A refused command changed nothing.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "uthin/error.h"
+#include "uthin/thin.h"
+
+namespace uthin {
+
+struct volume_info {
+    std::string name;
+    std::string uuid;  // empty for a device that is not in the catalogue
+    std::uint64_t dev_id = 0;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t mapped_bytes = 0;         // shared blocks included
+    std::string parent;                     // name of the volume it is a snapshot of; empty: none
+    std::string parent_uuid;                // stays when the parent is gone
+    std::int64_t created_unix_seconds = 0;  // 0: not known
+    std::uint64_t creation_time = 0;        // the pool's counter of snapshots
+    std::uint64_t creation_transaction_id = 0;
+    std::string external_origin;
+    std::string received_from;
+    std::map<std::string, std::string> labels;
+    bool in_use = false;  // open for I/O in the process that has the pool
+    bool operator==(const volume_info&) const = default;
+};
+
+struct pool_report {
+    std::string uuid;
+    std::string directory;
+    std::string metadata_url;
+    std::string data_url;
+    bool adopted = false;
+    bool served = false;
+    std::string mode;        // write, out_of_data_space, out_of_metadata_space, read_only, fail
+    std::string mode_cause;  // empty in write mode
+    bool needs_check = false;
+    std::uint64_t transaction_id = 0;
+    std::uint64_t block_size_bytes = 0;
+    std::uint64_t data_blocks = 0;
+    std::uint64_t data_used_blocks = 0;
+    std::uint64_t metadata_blocks = 0;
+    std::uint64_t metadata_used_blocks = 0;
+    std::optional<std::uint64_t> metadata_snapshot_block;
+    std::uint64_t low_water_blocks = 0;
+    bool zeroing = true;
+    std::string discard;   // passdown, no-passdown, ignore: the effective one
+    std::string no_space;  // queue, error: the effective one
+    std::uint64_t volume_count = 0;
+    std::uint64_t deletions_running = 0;
+    std::uint64_t virtual_bytes = 0;  // sum of the volumes' sizes
+};
+
+struct grow_request {
+    // Absent: what the device has now.
+    std::optional<std::uint64_t> data_size_bytes;
+    std::optional<std::uint64_t> metadata_size_bytes;
+};
+
+struct check_request {
+    bool repair = false;
+};
+
+struct check_reply {
+    bool clean = false;
+    std::uint64_t fatal = 0;
+    std::uint64_t repairable = 0;
+    std::uint64_t cosmetic = 0;
+    std::vector<std::string> findings;  // "fatal: ...", one line each; the first ones only
+    std::uint64_t devices = 0;
+    std::uint64_t mapped_blocks = 0;
+    std::uint64_t data_blocks_used = 0;
+    std::uint64_t metadata_blocks_used = 0;
+    bool needs_check = false;  // afterwards
+    bool repaired = false;     // needs_check was cleared
+};
+
+enum class metadata_snapshot_action : std::uint8_t { reserve, release, show };
+
+struct create_volume_request {
+    std::string name;
+    std::uint64_t size_bytes = 0;
+    std::optional<std::uint64_t> dev_id;
+    std::string external_origin;
+    bool if_not_exists = false;
+};
+
+struct snapshot_pair {
+    std::string source;
+    std::string name;
+};
+
+struct create_snapshots_request {
+    // All at one instant. A later source may be an earlier name.
+    std::vector<snapshot_pair> snapshots;
+    bool if_not_exists = false;
+};
+
+struct delete_volume_request {
+    std::string name;
+    bool if_exists = false;
+};
+
+struct rollback_request {
+    std::string name;
+    std::string to;
+    // Also when the volume is in use, or `to` is no snapshot of it or has another size.
+    bool force = false;
+};
+
+// A volume as the device-mapper is to be told about it.
+struct table_line {
+    std::string name;
+    std::uint64_t dev_id = 0;  // of a volume
+    std::uint64_t size_bytes = 0;
+    std::string table;
+};
+
+struct release_reply {
+    table_line pool;
+    std::vector<table_line> volumes;
+};
+
+// The bytes of one volume. The object keeps the volume in use.
+class volume_data {
+public:
+    volume_data() = default;
+    volume_data(const volume_data&) = delete;
+    volume_data& operator=(const volume_data&) = delete;
+    virtual ~volume_data() = default;
+
+    [[nodiscard]] virtual std::uint64_t size_bytes() const = 0;
+    // A length that suits the pool: the data block size, at most 32 MiB.
+    [[nodiscard]] virtual std::uint64_t preferred_bytes() const = 0;
+    [[nodiscard]] virtual result<void> read(std::uint64_t offset_bytes,
+                                            std::span<std::byte> buffer) = 0;
+    [[nodiscard]] virtual result<void> write(std::uint64_t offset_bytes,
+                                             std::span<const std::byte> buffer) = 0;
+    // Whole blocks become holes.
+    [[nodiscard]] virtual result<void> write_zeroes(std::uint64_t offset_bytes,
+                                                    std::uint64_t length_bytes) = 0;
+    [[nodiscard]] virtual result<void> flush() = 0;
+    // Covers the range from its begin without gaps; may end early.
+    [[nodiscard]] virtual result<std::vector<volume_extent>> extents(
+        std::uint64_t offset_bytes, std::uint64_t length_bytes) = 0;
+};
+
+class pool_service {
+public:
+    pool_service() = default;
+    pool_service(const pool_service&) = delete;
+    pool_service& operator=(const pool_service&) = delete;
+    virtual ~pool_service() = default;
+
+    [[nodiscard]] virtual result<pool_report> status() = 0;
+    // The device-mapper's status line, with its space at the end.
+    [[nodiscard]] virtual result<std::string> kernel_status() = 0;
+    // The kernel's message grammar; to_errno() of the error is what the kernel would return.
+    [[nodiscard]] virtual result<void> message(std::string_view text) = 0;
+    [[nodiscard]] virtual result<pool_report> grow(const grow_request& request) = 0;
+    [[nodiscard]] virtual result<check_reply> check(const check_request& request) = 0;
+    // Keys: low-water, no-space, no-space-timeout, discard, zeroing, read-only. All or none.
+    [[nodiscard]] virtual result<pool_report> set(
+        const std::map<std::string, std::string>& settings) = 0;
+    // The held block afterwards; absent: none.
+    [[nodiscard]] virtual result<std::optional<std::uint64_t>> metadata_snapshot(
+        metadata_snapshot_action action) = 0;
+
+    [[nodiscard]] virtual result<volume_info> create_volume(
+        const create_volume_request& request) = 0;
+    [[nodiscard]] virtual result<std::vector<volume_info>> list_volumes() = 0;
+    [[nodiscard]] virtual result<volume_info> show_volume(std::string_view name) = 0;
+    [[nodiscard]] virtual result<volume_info> rename_volume(std::string_view name,
+                                                            std::string_view new_name) = 0;
+    [[nodiscard]] virtual result<volume_info> resize_volume(std::string_view name,
+                                                            std::uint64_t size_bytes) = 0;
+    // The name is free on return; space comes back in the background. False: there was none.
+    [[nodiscard]] virtual result<bool> delete_volume(const delete_volume_request& request) = 0;
+    [[nodiscard]] virtual result<volume_info> rollback_volume(const rollback_request& request) = 0;
+    [[nodiscard]] virtual result<std::vector<volume_info>> create_snapshots(
+        const create_snapshots_request& request) = 0;
+
+    // Finishes every deletion, and tells how the kernel would activate the pool. busy while
+    // volumes are in use.
+    [[nodiscard]] virtual result<release_reply> release() = 0;
+
+    [[nodiscard]] virtual result<std::unique_ptr<volume_data>> open_data(std::string_view name,
+                                                                         bool read_only) = 0;
+    // What was changed is durable; nothing else may be called afterwards.
+    [[nodiscard]] virtual result<void> close() = 0;
+};
+
+}  // namespace uthin
