@@ -131,7 +131,10 @@ result<void> bitmap_counts::change(std::uint64_t block, bool up) {
         nr_allocated_ = nr_allocated_ == 0 ? 0 : nr_allocated_ - 1;
         entry.nr_free = std::min<std::uint32_t>(entry.nr_free + 1, entries_per_bitmap);
         entry.none_free_before = std::min<std::uint32_t>(entry.none_free_before, index);
-        quarantine_.freed(block);
+        // A block that this transaction allocated is read by no view.
+        if (UTHIN_TRY(was_used_at_commit(*opened_.slot, index))) {
+            quarantine_.freed(block);
+        }
         return {};
     }
     if (field < 3 && (!up || field == 1)) {
@@ -144,6 +147,15 @@ result<void> bitmap_counts::change(std::uint64_t block, bool up) {
     UTHIN_TRY(open_for_change(bitmap));
     set_count(index, count);
     return {};
+}
+
+result<bool> bitmap_counts::was_used_at_commit(const bitmap_slot& slot, std::uint32_t index) {
+    if (slot.committed_blocknr == 0) {
+        return false;
+    }
+    const block_ref committed =
+        UTHIN_TRY(tm_.read(metadata_block(slot.committed_blocknr), block_kind::bitmap));
+    return bitmap_count(committed.bytes().data(), index) != 0;
 }
 
 result<void> bitmap_counts::inc(std::uint64_t block) {

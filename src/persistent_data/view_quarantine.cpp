@@ -13,6 +13,7 @@ void view_quarantine::freed(std::uint64_t block) {
 void view_quarantine::committed(std::uint64_t transaction, bool views_live) {
     if (views_live && !freed_now_.empty()) {
         for (const run& freed : freed_now_) {
+            kept_blocks_ += freed.end - freed.begin;
             for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
                 kept_[block / 64] |= 1ULL << block % 64;
             }
@@ -25,6 +26,7 @@ void view_quarantine::committed(std::uint64_t transaction, bool views_live) {
 void view_quarantine::release_before(std::uint64_t oldest_commit) {
     while (!generations_.empty() && generations_.front().transaction <= oldest_commit) {
         for (const run& freed : generations_.front().runs) {
+            kept_blocks_ -= freed.end - freed.begin;
             for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
                 const auto word = kept_.find(block / 64);
                 word->second &= ~(1ULL << block % 64);

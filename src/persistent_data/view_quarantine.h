@@ -17,7 +17,7 @@ namespace uthin::persistent_data {
 
 class view_quarantine {
 public:
-    // The open transaction freed `block`.
+    // The open transaction freed `block`, which the last commit used.
     void freed(std::uint64_t block);
     // Transaction `transaction` became durable; `views_live` says whether anybody still reads an
     // older state.
@@ -33,7 +33,7 @@ public:
         const auto found = kept_.find(block / 64);
         return found != kept_.end() && (found->second >> block % 64 & 1) != 0;
     }
-    [[nodiscard]] bool empty() const noexcept { return kept_.empty(); }
+    [[nodiscard]] std::uint64_t kept_blocks() const noexcept { return kept_blocks_; }
 
 private:
     struct run {
@@ -48,6 +48,7 @@ private:
     std::vector<run> freed_now_;
     std::deque<generation> generations_;
     std::unordered_map<std::uint64_t, std::uint64_t> kept_;
+    std::uint64_t kept_blocks_ = 0;
 };
 
 }  // namespace uthin::persistent_data

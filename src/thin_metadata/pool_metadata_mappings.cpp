@@ -1,0 +1,360 @@
+// Mappings: lookup, allocation, insert, removal, bulk loading.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "thin_metadata/pool_metadata.h"
+
+namespace uthin {
+
+using persistent_data::btree;
+using thin_metadata::block_source;
+using thin_metadata::mapping_block;
+using thin_metadata::mapping_time;
+using thin_metadata::metadata_roots;
+using thin_metadata::pack_mapping;
+
+// ---- what entries own
+// ------------------------------------------------------------------------------------------
+
+result<void> thin_metadata::top_rule::inc(const std::byte* values, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+        UTHIN_TRY(tm_.inc(metadata_block(load_le<std::uint64_t>(values + 8 * std::size_t{i}))));
+    }
+    return {};
+}
+
+result<void> thin_metadata::top_rule::dec(const std::byte* values, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+        const metadata_block root(load_le<std::uint64_t>(values + 8 * std::size_t{i}));
+        UTHIN_TRY_CTX(bottom_.destroy(root), "mapping tree");
+    }
+    return {};
+}
+
+namespace {
+
+// Runs of neighbouring data blocks are counted in one call.
+template <class Apply>
+result<void> for_each_run(const std::byte* values, std::uint32_t count, const Apply& apply) {
+    std::uint32_t i = 0;
+    while (i < count) {
+        const std::uint64_t begin =
+            mapping_block(load_le<std::uint64_t>(values + 8 * std::size_t{i})).value();
+        std::uint64_t end = begin + 1;
+        ++i;
+        while (i < count &&
+               mapping_block(load_le<std::uint64_t>(values + 8 * std::size_t{i})).value() == end) {
+            ++end;
+            ++i;
+        }
+        UTHIN_TRY(apply(begin, end));
+    }
+    return {};
+}
+
+}  // namespace
+
+result<void> thin_metadata::bottom_rule::inc(const std::byte* values, std::uint32_t count) {
+    return for_each_run(values, count, [this](std::uint64_t begin, std::uint64_t end) {
+        return data_.inc(begin, end);
+    });
+}
+
+result<void> thin_metadata::bottom_rule::dec(const std::byte* values, std::uint32_t count) {
+    return for_each_run(values, count, [this](std::uint64_t begin, std::uint64_t end) {
+        return data_.dec(begin, end);
+    });
+}
+
+bool thin_metadata::bottom_rule::equal(const std::byte* a, const std::byte* b) const {
+    return mapping_block(load_le<std::uint64_t>(a)) == mapping_block(load_le<std::uint64_t>(b));
+}
+
+// ---- lookup
+// ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+result<metadata_block> mapping_tree(block_source& source, metadata_block mapping_root,
+                                    device_id id) {
+    const auto root =
+        UTHIN_TRY(persistent_data::btree_lookup_u64(source, mapping_root, id.value()));
+    if (!root) {
+        return fail(error_code::not_found, fmt::format("no device {} in the pool", id.value()));
+    }
+    return metadata_block(*root);
+}
+
+}  // namespace
+
+result<std::optional<lookup_result>> metadata::impl::lookup(block_source& source,
+                                                            metadata_block mapping_root,
+                                                            const thin_device& device,
+                                                            virtual_block block) {
+    const metadata_block root = UTHIN_TRY(mapping_tree(source, mapping_root, device.id));
+    const auto packed = UTHIN_TRY(persistent_data::btree_lookup_u64(source, root, block.value()));
+    if (!packed) {
+        return std::nullopt;
+    }
+    return lookup_result{mapping_block(*packed),
+                         device.snapshotted_time.load() > mapping_time(*packed)};
+}
+
+result<std::optional<mapped_range>> metadata::impl::lookup_range(block_source& source,
+                                                                 metadata_block mapping_root,
+                                                                 const thin_device& device,
+                                                                 range<virtual_block> within) {
+    if (within.empty()) {
+        return std::nullopt;
+    }
+    const metadata_block root = UTHIN_TRY(mapping_tree(source, mapping_root, device.id));
+    persistent_data::btree_cursor cursor(source, root, 8);
+    UTHIN_TRY(cursor.seek(within.begin.value()));
+    if (cursor.at_end() || cursor.key() >= within.end.value()) {
+        return std::nullopt;
+    }
+    const std::uint32_t snapshotted = device.snapshotted_time.load();
+    mapped_range found;
+    found.begin = virtual_block(cursor.key());
+    found.end = found.begin + 1;
+    found.data_begin = mapping_block(cursor.value_u64());
+    found.maybe_shared = snapshotted > mapping_time(cursor.value_u64());
+    while (true) {
+        UTHIN_TRY(cursor.next());
+        if (cursor.at_end() || cursor.key() >= within.end.value() ||
+            cursor.key() != found.end.value()) {
+            return found;
+        }
+        const std::uint64_t packed = cursor.value_u64();
+        if (mapping_block(packed) != found.data_begin + (found.end - found.begin) ||
+            (snapshotted > mapping_time(packed)) != found.maybe_shared) {
+            return found;
+        }
+        ++found.end;
+    }
+}
+
+result<std::optional<lookup_result>> metadata::find_block(const thin_device& device,
+                                                          virtual_block block) const {
+    return impl_->read_published([&](block_source& source, const metadata_roots& roots) {
+        return impl::lookup(source, roots.mapping, device, block);
+    });
+}
+
+result<std::optional<lookup_result>> metadata::find_cached(const thin_device& device,
+                                                           virtual_block block) const {
+    UTHIN_TRY(impl_->usable());
+    constexpr std::size_t prefetches_max = 128;
+    thin_metadata::cached_source source(impl_->blocks);
+    result<std::optional<lookup_result>> found = std::nullopt;
+    {
+        const shared_lock guard(impl_->state_lock_);
+        found = impl::lookup(source, impl_->published_.mapping, device, block);
+    }
+    if (!found && found.error().code() == error_code::would_block) {
+        const lock_guard guard(impl_->prefetch_lock_);
+        if (impl_->prefetches_.size() < prefetches_max) {
+            impl_->prefetches_.emplace_back(source.missed(), source.missed_kind());
+        }
+    }
+    return found;
+}
+
+void metadata::issue_prefetches() const {
+    std::vector<std::pair<metadata_block, thin_metadata::block_kind>> wanted;
+    {
+        const lock_guard guard(impl_->prefetch_lock_);
+        wanted.swap(impl_->prefetches_);
+    }
+    std::vector<metadata_block> nodes;
+    for (const auto& [where, kind] : wanted) {
+        if (kind == thin_metadata::block_kind::btree_node) {
+            nodes.push_back(where);
+        }
+    }
+    std::sort(nodes.begin(), nodes.end());
+    nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
+    impl_->blocks.prefetch(nodes, thin_metadata::block_kind::btree_node);
+}
+
+result<std::optional<mapped_range>> metadata::find_mapped_range(const thin_device& device,
+                                                                range<virtual_block> within) const {
+    return impl_->read_published([&](block_source& source, const metadata_roots& roots) {
+        return impl::lookup_range(source, roots.mapping, device, within);
+    });
+}
+
+result<std::optional<lookup_result>> metadata::find_block_in_batch(const thin_device& device,
+                                                                   virtual_block block) const {
+    UTHIN_TRY(impl_->usable());
+    return impl::lookup(impl_->open_->tm.source(), impl_->now_.mapping, device, block);
+}
+
+result<std::optional<mapped_range>> metadata::find_mapped_range_in_batch(
+    const thin_device& device, range<virtual_block> within) const {
+    UTHIN_TRY(impl_->usable());
+    return impl::lookup_range(impl_->open_->tm.source(), impl_->now_.mapping, device, within);
+}
+
+result<std::uint32_t> metadata::data_block_count(data_block block) const {
+    UTHIN_TRY(impl_->usable());
+    return impl_->open_->data_map.count(block.value());
+}
+
+result<bool> metadata::block_is_shared(data_block block) const {
+    return UTHIN_TRY(data_block_count(block)) > 1;
+}
+
+result<std::uint64_t> metadata::mapped_count(const thin_device& device) const {
+    UTHIN_TRY(impl_->usable());
+    return device.mapped_blocks.load();
+}
+
+result<std::optional<virtual_block>> metadata::highest_mapped_block(
+    const thin_device& device) const {
+    const auto key = UTHIN_TRY(impl_->read_published(
+        [&](block_source& source,
+            const metadata_roots& roots) -> result<std::optional<std::uint64_t>> {
+            const metadata_block root = UTHIN_TRY(mapping_tree(source, roots.mapping, device.id));
+            return persistent_data::btree_highest_key(source, root);
+        }));
+    return key ? std::optional(virtual_block(*key)) : std::nullopt;
+}
+
+// ---- changing
+// --------------------------------------------------------------------------------------------------
+
+result<data_block> metadata::alloc_data_block() {
+    return UTHIN_TRY(alloc_data_range(1)).begin;
+}
+
+result<range<data_block>> metadata::alloc_data_range(std::uint64_t count_max) {
+    return impl_->mutate([&]() -> result<range<data_block>> {
+        impl_->make_metadata_room();
+        const std::uint64_t count = std::max<std::uint64_t>(count_max, 1);
+        auto allocated = impl_->open_->data_map.new_range(count);
+        // Views keep blocks from being reused; the oldest goes first when that makes the pool full.
+        while (!allocated && allocated.error().code() == error_code::no_data_space &&
+               impl_->open_->data_map.quarantine().kept_blocks() != 0) {
+            impl_->release_dead_views();
+            if (impl_->open_->data_map.quarantine().kept_blocks() != 0) {
+                impl_->revoke_oldest();
+            }
+            allocated = impl_->open_->data_map.new_range(count);
+        }
+        return allocated;
+    });
+}
+
+result<void> metadata::insert_block(thin_device& device, virtual_block block, data_block data) {
+    return impl_->mutate([&]() -> result<void> {
+        if (data.value() >= impl_->open_->data_map.nr_blocks()) {
+            return fail(error_code::invalid_argument,
+                        fmt::format("data block {} is beyond the device of {} blocks", data.value(),
+                                    impl_->open_->data_map.nr_blocks()));
+        }
+        impl_->make_metadata_room();
+        bool is_new = false;
+        const std::uint64_t packed = pack_mapping(data, impl_->now_.time);
+        const auto change = [&](std::byte* value) -> result<void> {
+            const metadata_block root(load_le<std::uint64_t>(value));
+            std::array<std::byte, 8> entry{};
+            store_le(entry.data(), packed);
+            const btree::inserted done =
+                UTHIN_TRY(impl_->open_->bottom.insert(root, block.value(), entry.data()));
+            store_le(value, done.root.value());
+            is_new = done.is_new_key;
+            return {};
+        };
+        impl_->now_.mapping =
+            UTHIN_TRY(impl_->open_->top.update(impl_->now_.mapping, device.id.value(), change));
+        if (is_new) {
+            device.mapped_blocks.fetch_add(1);
+        }
+        impl_->mark_changed(device);
+        return {};
+    });
+}
+
+result<void> metadata::remove_range(thin_device& device, range<virtual_block> blocks) {
+    const virtual_block reached = UTHIN_TRY(remove_some(device, blocks, UINT64_MAX));
+    (void)reached;
+    return {};
+}
+
+result<virtual_block> metadata::remove_some(thin_device& device, range<virtual_block> blocks,
+                                            std::uint64_t budget_blocks) {
+    return impl_->mutate([&]() -> result<virtual_block> {
+        if (blocks.empty()) {
+            return blocks.end;
+        }
+        impl_->make_metadata_room();
+        std::uint64_t removed_entries = 0;
+        std::uint64_t next = blocks.end.value();
+        const auto change = [&](std::byte* value) -> result<void> {
+            const metadata_block root(load_le<std::uint64_t>(value));
+            const btree::removed done = UTHIN_TRY(impl_->open_->bottom.remove_range(
+                root, blocks.begin.value(), blocks.end.value(), budget_blocks));
+            store_le(value, done.root.value());
+            removed_entries = done.entries;
+            next = done.next_key;
+            return {};
+        };
+        impl_->now_.mapping =
+            UTHIN_TRY(impl_->open_->top.update(impl_->now_.mapping, device.id.value(), change));
+        const std::uint64_t mapped = device.mapped_blocks.load();
+        device.mapped_blocks.store(removed_entries < mapped ? mapped - removed_entries : 0);
+        impl_->mark_changed(device);
+        return virtual_block(next);
+    });
+}
+
+result<void> metadata::inc_data_range(range<data_block> blocks) {
+    return impl_->mutate(
+        [&] { return impl_->open_->data_map.inc(blocks.begin.value(), blocks.end.value()); });
+}
+
+result<void> metadata::dec_data_range(range<data_block> blocks) {
+    return impl_->mutate(
+        [&] { return impl_->open_->data_map.dec(blocks.begin.value(), blocks.end.value()); });
+}
+
+// ---- bulk loading
+// ----------------------------------------------------------------------------------------------
+
+result<void> metadata::build_device(device_id id, const device_details& details,
+                                    const run_source& next) {
+    return impl_->mutate([&]() -> result<void> {
+        if (impl_->in_batch_) {
+            return fail(error_code::invalid_argument, "a device cannot be built inside a batch");
+        }
+        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, id))) {
+            return fail(error_code::already_exists, fmt::format("device {} exists", id.value()));
+        }
+        // Published as it grows: nothing points to the new tree yet, so no reader can come across
+        // it.
+        constexpr std::uint64_t blocks_between_publishing = 1024;
+        persistent_data::btree_builder builder(impl_->open_->bottom);
+        device_details built = details;
+        built.mapped_blocks = 0;
+        while (const auto run = UTHIN_TRY(next())) {
+            UTHIN_TRY(impl_->open_->data_map.inc(run->data_begin.value(),
+                                                 run->data_begin.value() + run->count));
+            for (std::uint64_t i = 0; i < run->count; ++i) {
+                std::array<std::byte, 8> entry{};
+                store_le(entry.data(), pack_mapping(run->data_begin + i, run->time));
+                UTHIN_TRY(builder.push(run->begin.value() + i, entry.data()));
+                if (impl_->blocks.private_blocks() > blocks_between_publishing) {
+                    impl_->publish_unreachable();
+                    UTHIN_TRY(impl_->bound_dirty());
+                }
+            }
+            built.mapped_blocks += run->count;
+        }
+        UTHIN_TRY(impl_->insert_top(id, UTHIN_TRY(builder.finish())));
+        return impl_->put_details(id, built);
+    });
+}
+
+}  // namespace uthin
