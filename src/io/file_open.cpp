@@ -47,6 +47,7 @@ std::unexpected<error> open_failure(const std::string& path, int os_errno, bool 
                 os_errno, fmt::format("{} may not be {}; ask for permission (chmod, or another "
                                       "user)",
                                       path, read_only ? "read" : "read and written"));
+        case EBUSY: return claim_failure(path);
         case EROFS:
             return system_failure(os_errno,
                                   path + " is on a read-only file system; open it read-only");
@@ -129,8 +130,13 @@ result<int> file_device::open_descriptor(const std::string& path, const open_opt
         return open_failure(path, errno, options.read_only);
     }
     UTHIN_TRY(check_type(path, status.st_mode));
-    const int access = options.read_only ? O_RDONLY : O_RDWR;
-    const int descriptor = ::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int flags = (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    if (S_ISBLK(status.st_mode) && options.lock == lock_mode::exclusive) {
+        // On this descriptor and no other: discarding on a disk that somebody else has claimed,
+        // even ourselves, fails while the page cache holds dirty pages of it.
+        flags |= O_EXCL;
+    }
+    const int descriptor = ::open(path.c_str(), flags);
     if (descriptor < 0) {
         return open_failure(path, errno, options.read_only);
     }

@@ -1,7 +1,6 @@
 #include "io/lock.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,9 +74,6 @@ public:
         : descriptor_(descriptor), owns_descriptor_(owns_descriptor), mode_(mode) {}
 
     ~held_ownership() override {
-        if (claim_descriptor_ >= 0) {
-            ::close(claim_descriptor_);
-        }
         if (locked_) {
             struct flock range = whole_file(F_UNLCK);
             ::fcntl(descriptor_, F_OFD_SETLK, &range);
@@ -106,11 +102,7 @@ public:
             return fail(error_code::busy,
                         path + " is already open in this process; close it there first");
         }
-        UTHIN_TRY(lock_file(path));
-        if (is_disk && mode_ == lock_mode::exclusive) {
-            UTHIN_TRY(claim_disk(path, status.st_rdev));
-        }
-        return {};
+        return lock_file(path);
     }
 
 private:
@@ -146,37 +138,12 @@ private:
         }
     }
 
-    // The kernel's own exclusive claim: it also collides with mounts, device mapper and md.
-    [[nodiscard]] result<void> claim_disk(const std::string& path, dev_t number) {
-        constexpr int flags = O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK;
-        claim_descriptor_ = ::open(fmt::format("/proc/self/fd/{}", descriptor_).c_str(), flags);
-        if (claim_descriptor_ < 0 && errno == ENOENT) {
-            claim_descriptor_ = ::open(path.c_str(), flags);  // no /proc here
-        }
-        if (claim_descriptor_ < 0 && errno == EBUSY) {
-            return fail(error_code::busy,
-                        path +
-                            " is in use (mounted, part of another device, or owned by another "
-                            "process); release it there first",
-                        EBUSY);
-        }
-        struct stat status {};
-        if (claim_descriptor_ < 0 || ::fstat(claim_descriptor_, &status) != 0) {
-            return system_failure(errno, path + ": cannot be claimed");
-        }
-        if (status.st_rdev != number) {
-            return fail(error_code::busy, path + " was replaced while it was opened; try again");
-        }
-        return {};
-    }
-
     const int descriptor_;
     const bool owns_descriptor_;
     const lock_mode mode_;
     identity what_;
     bool registered_ = false;
     bool locked_ = false;
-    int claim_descriptor_ = -1;
 };
 
 }  // namespace
@@ -189,14 +156,28 @@ result<std::unique_ptr<ownership>> acquire_ownership(int descriptor, const std::
 }
 
 result<std::unique_ptr<ownership>> acquire_ownership(const std::string& path, lock_mode mode) {
-    const int access = mode == lock_mode::exclusive ? O_RDWR : O_RDONLY;
-    const int descriptor = ::open(path.c_str(), access | O_CLOEXEC | O_NONBLOCK);
+    int flags = (mode == lock_mode::exclusive ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
+    struct stat status {};
+    if (mode == lock_mode::exclusive && ::stat(path.c_str(), &status) == 0 &&
+        S_ISBLK(status.st_mode)) {
+        flags |= O_EXCL;
+    }
+    const int descriptor = ::open(path.c_str(), flags);
     if (descriptor < 0) {
-        return system_failure(errno, path + ": cannot be opened to own it");
+        return errno == EBUSY ? claim_failure(path)
+                              : system_failure(errno, path + ": cannot be opened to own it");
     }
     auto held = std::make_unique<held_ownership>(descriptor, true, mode);
     UTHIN_TRY(held->acquire(path));
     return held;
+}
+
+std::unexpected<error> claim_failure(const std::string& path) {
+    return fail(error_code::busy,
+                path +
+                    " is in use (mounted, part of another device, or owned by another "
+                    "process); release it there first",
+                EBUSY);
 }
 
 }  // namespace uthin::io

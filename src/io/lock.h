@@ -39,9 +39,14 @@ protected:
 // ownership; an executed program does not.
 [[nodiscard]] result<std::unique_ptr<ownership>> acquire_ownership(const std::string& path,
                                                                    lock_mode mode);
-// On an open descriptor, which must outlive the ownership; `path` is for messages.
+// On an open descriptor, which must outlive the ownership; `path` is for messages. To own a disk
+// exclusively its descriptor must have been opened with O_EXCL: the kernel's own claim, which
+// collides with mounts, device mapper and md too.
 [[nodiscard]] result<std::unique_ptr<ownership>> acquire_ownership(int descriptor,
                                                                    const std::string& path,
                                                                    lock_mode mode);
+
+// The error for an open() with O_EXCL that ended with EBUSY.
+[[nodiscard]] std::unexpected<error> claim_failure(const std::string& path);
 
 }  // namespace uthin::io
