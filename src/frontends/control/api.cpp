@@ -1,0 +1,317 @@
+#include "frontends/control/api.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <exception>
+#include <set>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "frontends/control/codec.h"
+#include "uthin/version.h"
+
+namespace uthin::frontends {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto long_poll_step = 100ms;
+
+// Outside the codes: which of them mean that the address or the method was wrong.
+constexpr const char* no_such_method = "no such method here";
+constexpr const char* no_such_address = "no such address: see docs/control-api.md";
+
+unsigned status_of(const error& failure) {
+    switch (failure.code()) {
+        case error_code::not_found: return failure.message() == no_such_method ? 405 : 404;
+        case error_code::already_exists:
+        case error_code::busy: return 409;
+        case error_code::invalid_argument:
+        case error_code::out_of_range: return 400;
+        case error_code::not_permitted:
+        case error_code::read_only:
+        case error_code::needs_check: return 403;
+        case error_code::unsupported: return 501;
+        case error_code::no_data_space:
+        case error_code::no_metadata_space: return 507;
+        default: return 500;
+    }
+}
+
+std::unexpected<error> wrong_method() {
+    return fail(error_code::not_found, no_such_method);
+}
+
+std::unexpected<error> wrong_address() {
+    return fail(error_code::not_found, no_such_address);
+}
+
+result<void> check_query(const http_request& request, const std::set<std::string>& known) {
+    for (const auto& [key, value] : request.query) {
+        if (!known.contains(key)) {
+            return fail(error_code::invalid_argument, fmt::format("unknown parameter '{}'", key));
+        }
+    }
+    return {};
+}
+
+result<std::uint64_t> query_number(const http_request& request, const std::string& key) {
+    const std::string& text = request.query.at(key);
+    std::uint64_t number = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (code != std::errc() || end != text.data() + text.size()) {
+        return fail(error_code::invalid_argument, fmt::format("{}={}: not a number", key, text));
+    }
+    return number;
+}
+
+result<bool> query_flag(const http_request& request, const std::string& key) {
+    const auto found = request.query.find(key);
+    if (found == request.query.end() || found->second == "false") {
+        return false;
+    }
+    if (found->second != "true") {
+        return fail(error_code::invalid_argument, fmt::format("{}: say true or false", key));
+    }
+    return true;
+}
+
+std::string label_escaped(const std::string& text) {
+    std::string escaped;
+    for (const char c : text) {
+        if (c == '\\' || c == '"') {
+            escaped += '\\';
+        }
+        escaped += c == '\n' ? ' ' : c;
+    }
+    return escaped;
+}
+
+std::string gauge(const char* name, const char* help, std::uint64_t value) {
+    return fmt::format("# HELP {0} {1}\n# TYPE {0} gauge\n{0} {2}\n", name, help, value);
+}
+
+std::string volume_metrics(const std::vector<volume_info>& volumes) {
+    std::string size =
+        "# HELP uthin_volume_size_bytes Size that clients see.\n"
+        "# TYPE uthin_volume_size_bytes gauge\n";
+    std::string mapped =
+        "# HELP uthin_volume_mapped_bytes Mapped data blocks, shared ones included.\n"
+        "# TYPE uthin_volume_mapped_bytes gauge\n";
+    for (const volume_info& volume : volumes) {
+        const std::string label = label_escaped(volume.name);
+        size +=
+            fmt::format("uthin_volume_size_bytes{{volume=\"{}\"}} {}\n", label, volume.size_bytes);
+        mapped += fmt::format("uthin_volume_mapped_bytes{{volume=\"{}\"}} {}\n", label,
+                              volume.mapped_bytes);
+    }
+    return size + mapped;
+}
+
+}  // namespace
+
+http_response control_api::handle(const http_request& request) {
+    const bool is_metrics = request.path == "/metrics";
+    result<std::string> outcome = fail(error_code::out_of_memory, "out of memory");
+    try {
+        outcome = route(request);
+    } catch (const std::exception& problem) {
+        outcome = fail(error_code::out_of_memory, problem.what());
+    }
+    if (!outcome) {
+        return {status_of(outcome.error()), "application/json",
+                to_text(encode(outcome.error())) + "\n"};
+    }
+    return {200, is_metrics ? "text/plain; version=0.0.4" : "application/json",
+            std::move(*outcome) + (is_metrics ? "" : "\n")};
+}
+
+result<std::string> control_api::route(const http_request& request) {
+    const std::string& path = request.path;
+    if (path == "/metrics") {
+        return request.method == "GET" ? metrics() : wrong_method();
+    }
+    if (path == "/v1/server") {
+        if (request.method != "GET") {
+            return wrong_method();
+        }
+        return to_text({{"version", version_string},
+                        {"pid", static_cast<std::uint64_t>(::getpid())},
+                        {"nbd_socket", options_.nbd_socket_path}});
+    }
+    if (path == "/v1/pool" || path.starts_with("/v1/pool/")) {
+        return route_pool(request, path.substr(std::min<std::size_t>(path.size(), 9)));
+    }
+    if (path == "/v1/volumes") {
+        UTHIN_TRY(check_query(request, {}));
+        if (request.method == "GET") {
+            return to_text(encode(UTHIN_TRY(service_.list_volumes())));
+        }
+        if (request.method == "POST") {
+            return to_text(encode(UTHIN_TRY(service_.create_volume(
+                UTHIN_TRY(decode_create_volume(UTHIN_TRY(parse_object(request.body))))))));
+        }
+        return wrong_method();
+    }
+    if (path.starts_with("/v1/volumes/")) {
+        return route_volume(request, path.substr(12));
+    }
+    if (path == "/v1/snapshots") {
+        if (request.method != "POST") {
+            return wrong_method();
+        }
+        return to_text(encode(UTHIN_TRY(service_.create_snapshots(
+            UTHIN_TRY(decode_create_snapshots(UTHIN_TRY(parse_object(request.body))))))));
+    }
+    return wrong_address();
+}
+
+// With while_mode=MODE the answer waits until the pool is in another mode, at most timeout_s.
+result<pool_report> control_api::report(const http_request& request) {
+    UTHIN_TRY(check_query(request, {"while_mode", "timeout_s"}));
+    const auto mode = request.query.find("while_mode");
+    std::uint64_t timeout_s = long_poll_s_max;
+    if (request.query.contains("timeout_s")) {
+        timeout_s = std::min(long_poll_s_max, UTHIN_TRY(query_number(request, "timeout_s")));
+    }
+    pool_report found = UTHIN_TRY(service_.status());
+    if (mode == request.query.end()) {
+        return found;
+    }
+    if (long_polls_.fetch_add(1) >= long_polls_max) {
+        long_polls_.fetch_sub(1);
+        return fail(error_code::busy, "too many requests wait already: ask again later");
+    }
+    const auto end = system_clock().monotonic() + std::chrono::seconds(timeout_s);
+    result<pool_report> latest = found;
+    while (latest && latest->mode == mode->second && !stopping_.load() &&
+           system_clock().monotonic() < end) {
+        system_clock().sleep_for(long_poll_step);
+        latest = service_.status();
+    }
+    long_polls_.fetch_sub(1);
+    return latest;
+}
+
+result<std::string> control_api::route_pool(const http_request& request, const std::string& rest) {
+    const bool is_get = request.method == "GET";
+    if (rest.empty()) {
+        return is_get ? result<std::string>(to_text(encode(UTHIN_TRY(report(request)))))
+                      : wrong_method();
+    }
+    UTHIN_TRY(check_query(request, {}));
+    if (rest == "metadata-snapshot") {
+        const auto action = is_get                     ? metadata_snapshot_action::show
+                            : request.method == "POST" ? metadata_snapshot_action::reserve
+                                                       : metadata_snapshot_action::release;
+        if (!is_get && request.method != "POST" && request.method != "DELETE") {
+            return wrong_method();
+        }
+        return to_text(encode_block(UTHIN_TRY(service_.metadata_snapshot(action))));
+    }
+    if (rest == "kernel-status") {
+        return is_get
+                   ? result<std::string>(to_text({{"status", UTHIN_TRY(service_.kernel_status())}}))
+                   : wrong_method();
+    }
+    static const std::set<std::string> posts = {"message", "grow", "check", "settings", "release"};
+    if (!posts.contains(rest)) {
+        return wrong_address();
+    }
+    if (request.method != "POST") {
+        return wrong_method();
+    }
+    const json body = UTHIN_TRY(parse_object(request.body));
+    if (rest == "message") {
+        UTHIN_TRY(service_.message(UTHIN_TRY(decode_text(body, "message"))));
+        return std::string("{}");
+    }
+    if (rest == "grow") {
+        return to_text(encode(UTHIN_TRY(service_.grow(UTHIN_TRY(decode_grow(body))))));
+    }
+    if (rest == "check") {
+        return to_text(encode(UTHIN_TRY(service_.check(UTHIN_TRY(decode_check(body))))));
+    }
+    if (rest == "settings") {
+        return to_text(encode(UTHIN_TRY(service_.set(UTHIN_TRY(decode_settings(body))))));
+    }
+    return to_text(encode(UTHIN_TRY(service_.release())));
+}
+
+result<std::string> control_api::route_volume(const http_request& request,
+                                              const std::string& rest) {
+    const std::size_t slash = rest.find('/');
+    const std::string name = rest.substr(0, slash);
+    if (slash != std::string::npos) {
+        return change_volume(request, name, rest.substr(slash + 1));
+    }
+    if (request.method == "GET") {
+        UTHIN_TRY(check_query(request, {}));
+        return to_text(encode(UTHIN_TRY(service_.show_volume(name))));
+    }
+    if (request.method == "DELETE") {
+        UTHIN_TRY(check_query(request, {"if_exists"}));
+        delete_volume_request deletion;
+        deletion.name = name;
+        deletion.if_exists = UTHIN_TRY(query_flag(request, "if_exists"));
+        return to_text({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}});
+    }
+    return wrong_method();
+}
+
+result<std::string> control_api::change_volume(const http_request& request, const std::string& name,
+                                               const std::string& verb) {
+    if (verb != "rename" && verb != "resize" && verb != "rollback") {
+        return wrong_address();
+    }
+    if (request.method != "POST") {
+        return wrong_method();
+    }
+    UTHIN_TRY(check_query(request, {}));
+    const json body = UTHIN_TRY(parse_object(request.body));
+    if (verb == "rename") {
+        return to_text(
+            encode(UTHIN_TRY(service_.rename_volume(name, UTHIN_TRY(decode_text(body, "name"))))));
+    }
+    if (verb == "resize") {
+        return to_text(encode(
+            UTHIN_TRY(service_.resize_volume(name, UTHIN_TRY(decode_number(body, "size"))))));
+    }
+    rollback_request rollback = UTHIN_TRY(decode_rollback(body));
+    rollback.name = name;
+    return to_text(encode(UTHIN_TRY(service_.rollback_volume(rollback))));
+}
+
+result<std::string> control_api::metrics() {
+    const pool_report found = UTHIN_TRY(service_.status());
+    std::string text;
+    text +=
+        gauge("uthin_pool_data_block_size_bytes", "Size of a data block.", found.block_size_bytes);
+    text += gauge("uthin_pool_data_blocks", "Data blocks of the pool.", found.data_blocks);
+    text += gauge("uthin_pool_data_used_blocks", "Data blocks in use.", found.data_used_blocks);
+    text += gauge("uthin_pool_metadata_blocks", "Metadata blocks of 4 KiB.", found.metadata_blocks);
+    text += gauge("uthin_pool_metadata_used_blocks", "Metadata blocks in use.",
+                  found.metadata_used_blocks);
+    text += gauge("uthin_pool_transaction_id", "Transaction id of the user.", found.transaction_id);
+    text += gauge("uthin_pool_needs_check", "1 when the metadata must be checked.",
+                  found.needs_check ? 1 : 0);
+    text +=
+        gauge("uthin_pool_deletions_running", "Volumes being deleted.", found.deletions_running);
+    text +=
+        gauge("uthin_pool_virtual_bytes", "Sum of the sizes of all volumes.", found.virtual_bytes);
+    text +=
+        "# HELP uthin_pool_mode 1 for the mode that the pool is in.\n"
+        "# TYPE uthin_pool_mode gauge\n";
+    for (const pool_mode mode :
+         {pool_mode::write, pool_mode::out_of_data_space, pool_mode::out_of_metadata_space,
+          pool_mode::read_only, pool_mode::fail}) {
+        text += fmt::format("uthin_pool_mode{{mode=\"{}\"}} {}\n", to_string(mode),
+                            found.mode == to_string(mode) ? 1 : 0);
+    }
+    text += volume_metrics(UTHIN_TRY(service_.list_volumes()));
+    return text + (options_.more_metrics ? options_.more_metrics() : "");
+}
+
+}  // namespace uthin::frontends

@@ -1,0 +1,124 @@
+#include "frontends/control/client.h"
+
+#include <fmt/format.h>
+
+#include "base/result.h"
+#include "frontends/control/codec.h"
+#include "frontends/control/http_client.h"
+#include "frontends/serve.h"
+#include "frontends/unix_socket.h"
+
+namespace uthin::frontends {
+namespace {
+
+class remote_pool_service final : public pool_service {
+public:
+    explicit remote_pool_service(std::string socket_path) : socket_path_(std::move(socket_path)) {}
+
+    result<pool_report> status() override {
+        return decode_report(UTHIN_TRY(call("GET", "/v1/pool")));
+    }
+    result<std::string> kernel_status() override {
+        return decode_reply_text(UTHIN_TRY(call("GET", "/v1/pool/kernel-status")), "status");
+    }
+    result<void> message(std::string_view text) override {
+        UTHIN_TRY(call("POST", "/v1/pool/message", {{"message", text}}));
+        return {};
+    }
+    result<pool_report> grow(const grow_request& request) override {
+        return decode_report(UTHIN_TRY(call("POST", "/v1/pool/grow", encode(request))));
+    }
+    result<check_reply> check(const check_request& request) override {
+        return decode_check_reply(UTHIN_TRY(call("POST", "/v1/pool/check", encode(request))));
+    }
+    result<pool_report> set(const std::map<std::string, std::string>& settings) override {
+        return decode_report(UTHIN_TRY(call("POST", "/v1/pool/settings", settings)));
+    }
+    result<std::optional<std::uint64_t>> metadata_snapshot(
+        metadata_snapshot_action action) override {
+        const char* method = action == metadata_snapshot_action::reserve   ? "POST"
+                             : action == metadata_snapshot_action::release ? "DELETE"
+                                                                           : "GET";
+        return decode_block(UTHIN_TRY(call(method, "/v1/pool/metadata-snapshot")));
+    }
+    result<volume_info> create_volume(const create_volume_request& request) override {
+        return decode_volume(UTHIN_TRY(call("POST", "/v1/volumes", encode(request))));
+    }
+    result<std::vector<volume_info>> list_volumes() override {
+        return decode_volumes(UTHIN_TRY(call("GET", "/v1/volumes")));
+    }
+    result<volume_info> show_volume(std::string_view name) override {
+        return decode_volume(UTHIN_TRY(call("GET", UTHIN_TRY(address_of(name)))));
+    }
+    result<volume_info> rename_volume(std::string_view name, std::string_view new_name) override {
+        return decode_volume(
+            UTHIN_TRY(call("POST", UTHIN_TRY(address_of(name)) + "/rename", {{"name", new_name}})));
+    }
+    result<volume_info> resize_volume(std::string_view name, std::uint64_t size_bytes) override {
+        return decode_volume(UTHIN_TRY(
+            call("POST", UTHIN_TRY(address_of(name)) + "/resize", {{"size", size_bytes}})));
+    }
+    result<bool> delete_volume(const delete_volume_request& request) override {
+        const std::string address =
+            UTHIN_TRY(address_of(request.name)) + (request.if_exists ? "?if_exists=true" : "");
+        return decode_reply_flag(UTHIN_TRY(call("DELETE", address)), "deleted");
+    }
+    result<volume_info> rollback_volume(const rollback_request& request) override {
+        return decode_volume(UTHIN_TRY(
+            call("POST", UTHIN_TRY(address_of(request.name)) + "/rollback", encode(request))));
+    }
+    result<std::vector<volume_info>> create_snapshots(
+        const create_snapshots_request& request) override {
+        return decode_volumes(UTHIN_TRY(call("POST", "/v1/snapshots", encode(request))));
+    }
+    result<release_reply> release() override {
+        return decode_release_reply(UTHIN_TRY(call("POST", "/v1/pool/release")));
+    }
+    result<std::unique_ptr<volume_data>> open_data(std::string_view name, bool read_only) override {
+        UTHIN_TRY(show_volume(name));
+        const std::string nbd_socket =
+            UTHIN_TRY(decode_reply_text(UTHIN_TRY(call("GET", "/v1/server")), "nbd_socket"));
+        if (nbd_socket.empty()) {
+            return fail(error_code::busy,
+                        fmt::format("{}: another uthin command works on the pool: try again when "
+                                    "it is done",
+                                    socket_path_));
+        }
+        return open_nbd_data(nbd_socket, std::string(name), read_only);
+    }
+    // The process that has the pool keeps it.
+    result<void> close() override { return {}; }
+
+private:
+    // An empty name would address the list.
+    [[nodiscard]] static result<std::string> address_of(std::string_view name) {
+        if (name.empty()) {
+            return fail(error_code::invalid_argument, "the name of a volume must not be empty");
+        }
+        return "/v1/volumes/" + url_encoded(std::string(name));
+    }
+
+    [[nodiscard]] result<json> call(const char* method, const std::string& target,
+                                    const json& body = json()) const {
+        const http_answer answer =
+            UTHIN_TRY(http_call(socket_path_, method, target, body.is_null() ? "" : to_text(body)));
+        json value = json::parse(answer.body, nullptr, /*allow_exceptions=*/false);
+        if (!value.is_object() || answer.status != 200) {
+            return std::unexpected(value.is_object() ? decode_error(value)
+                                                     : decode_error(json::object()));
+        }
+        return value;
+    }
+
+    const std::string socket_path_;
+};
+
+}  // namespace
+
+result<std::unique_ptr<pool_service>> connect_pool(const std::string& directory) {
+    std::string path = control_socket(directory);
+    UTHIN_TRY(connect_unix(path));
+    return std::make_unique<remote_pool_service>(std::move(path));
+}
+
+}  // namespace uthin::frontends

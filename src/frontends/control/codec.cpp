@@ -1,0 +1,550 @@
+#include "frontends/control/codec.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <set>
+
+#include "base/result.h"
+
+namespace uthin::frontends {
+namespace {
+
+struct code_entry {
+    error_code code;
+    const char* name;
+};
+
+constexpr std::array<code_entry, 19> codes = {{
+    {error_code::io_error, "io_error"},
+    {error_code::corrupt, "corrupt"},
+    {error_code::no_data_space, "no_data_space"},
+    {error_code::no_metadata_space, "no_metadata_space"},
+    {error_code::not_found, "not_found"},
+    {error_code::already_exists, "already_exists"},
+    {error_code::invalid_argument, "invalid_argument"},
+    {error_code::out_of_range, "out_of_range"},
+    {error_code::read_only, "read_only"},
+    {error_code::needs_check, "needs_check"},
+    {error_code::busy, "busy"},
+    {error_code::unsupported, "unsupported"},
+    {error_code::cancelled, "cancelled"},
+    {error_code::out_of_memory, "out_of_memory"},
+    {error_code::would_block, "would_block"},
+    {error_code::view_expired, "view_expired"},
+    {error_code::wrong_block, "wrong_block"},
+    {error_code::not_permitted, "not_permitted"},
+    {error_code::failed, "failed"},
+}};
+
+bool fits(const json& value, const std::string&) {
+    return value.is_string();
+}
+bool fits(const json& value, bool) {
+    return value.is_boolean();
+}
+bool fits(const json& value, std::uint64_t) {
+    return value.is_number_unsigned();
+}
+bool fits(const json& value, std::int64_t) {
+    return value.is_number_integer() &&
+           (!value.is_number_unsigned() || value.get<std::uint64_t>() <= INT64_MAX);
+}
+bool fits(const json& value, const std::vector<std::string>&) {
+    if (!value.is_array()) {
+        return false;
+    }
+    for (const json& item : value) {
+        if (!item.is_string()) {
+            return false;
+        }
+    }
+    return true;
+}
+bool fits(const json& value, const std::map<std::string, std::string>&) {
+    if (!value.is_object()) {
+        return false;
+    }
+    for (const json& item : value) {
+        if (!item.is_string()) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Takes the fields of one object and remembers the first thing that was wrong.
+class field_reader {
+public:
+    explicit field_reader(const json& object) : object_(object) {
+        if (!object.is_object()) {
+            failure_ = "a JSON object is expected";
+        }
+    }
+
+    template <class Value>
+    void required(const char* name, Value& to) {
+        if (const json* value = find(name)) {
+            take(*value, name, to);
+        } else if (failure_.empty()) {
+            failure_ = fmt::format("the field '{}' is missing", name);
+        }
+    }
+    // null is as good as absent.
+    template <class Value>
+    void optional(const char* name, Value& to) {
+        if (const json* value = find(name); value != nullptr && !value->is_null()) {
+            take(*value, name, to);
+        }
+    }
+    template <class Value>
+    void optional(const char* name, std::optional<Value>& to) {
+        if (const json* value = find(name); value != nullptr && !value->is_null()) {
+            take(*value, name, to.emplace());
+        }
+    }
+    [[nodiscard]] const json* find(const char* name) {
+        known_.insert(name);
+        if (!failure_.empty()) {
+            return nullptr;
+        }
+        const auto found = object_.find(name);
+        return found == object_.end() ? nullptr : &*found;
+    }
+    // For requests: whatever was not asked for is a mistake of the caller.
+    void refuse_unknown() {
+        if (!failure_.empty()) {
+            return;
+        }
+        for (const auto& item : object_.items()) {
+            if (!known_.contains(item.key())) {
+                failure_ = fmt::format("unknown field '{}'", item.key());
+                return;
+            }
+        }
+    }
+    [[nodiscard]] result<void> outcome() const {
+        if (!failure_.empty()) {
+            return fail(error_code::invalid_argument, failure_);
+        }
+        return {};
+    }
+
+private:
+    template <class Value>
+    void take(const json& value, const char* name, Value& to) {
+        if (fits(value, to)) {
+            to = value.get<Value>();
+        } else if (failure_.empty()) {
+            failure_ = fmt::format("the field '{}' has the wrong type", name);
+        }
+    }
+
+    const json& object_;
+    std::set<std::string> known_;
+    std::string failure_;
+};
+
+json encode(const table_line& line) {
+    return {{"name", line.name},
+            {"dev_id", line.dev_id},
+            {"size", line.size_bytes},
+            {"table", line.table}};
+}
+
+result<table_line> decode_table_line(const json& value) {
+    table_line line;
+    field_reader fields(value);
+    fields.required("name", line.name);
+    fields.required("dev_id", line.dev_id);
+    fields.required("size", line.size_bytes);
+    fields.required("table", line.table);
+    UTHIN_TRY(fields.outcome());
+    return line;
+}
+
+}  // namespace
+
+const char* code_name(error_code code) noexcept {
+    for (const code_entry& entry : codes) {
+        if (entry.code == code) {
+            return entry.name;
+        }
+    }
+    return "io_error";
+}
+
+std::string to_text(const json& value) {
+    return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+result<json> parse_object(const std::string& text) {
+    if (text.empty()) {
+        return json::object();
+    }
+    json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (value.is_discarded()) {
+        return fail(error_code::invalid_argument, "the request is not JSON");
+    }
+    if (!value.is_object()) {
+        return fail(error_code::invalid_argument, "the request is no JSON object");
+    }
+    return value;
+}
+
+json encode(const pool_report& report) {
+    json value = {{"uuid", report.uuid},
+                  {"directory", report.directory},
+                  {"metadata_url", report.metadata_url},
+                  {"data_url", report.data_url},
+                  {"adopted", report.adopted},
+                  {"served", report.served},
+                  {"mode", report.mode},
+                  {"mode_cause", report.mode_cause},
+                  {"needs_check", report.needs_check},
+                  {"transaction_id", report.transaction_id},
+                  {"block_size", report.block_size_bytes},
+                  {"data_blocks", report.data_blocks},
+                  {"data_used_blocks", report.data_used_blocks},
+                  {"metadata_blocks", report.metadata_blocks},
+                  {"metadata_used_blocks", report.metadata_used_blocks},
+                  {"metadata_snapshot_block", nullptr},
+                  {"low_water_blocks", report.low_water_blocks},
+                  {"zeroing", report.zeroing},
+                  {"discard", report.discard},
+                  {"no_space", report.no_space},
+                  {"volume_count", report.volume_count},
+                  {"deletions_running", report.deletions_running},
+                  {"virtual_bytes", report.virtual_bytes}};
+    if (report.metadata_snapshot_block) {
+        value["metadata_snapshot_block"] = *report.metadata_snapshot_block;
+    }
+    return value;
+}
+
+result<pool_report> decode_report(const json& value) {
+    pool_report report;
+    field_reader fields(value);
+    fields.required("uuid", report.uuid);
+    fields.required("directory", report.directory);
+    fields.required("metadata_url", report.metadata_url);
+    fields.required("data_url", report.data_url);
+    fields.required("adopted", report.adopted);
+    fields.required("served", report.served);
+    fields.required("mode", report.mode);
+    fields.required("mode_cause", report.mode_cause);
+    fields.required("needs_check", report.needs_check);
+    fields.required("transaction_id", report.transaction_id);
+    fields.required("block_size", report.block_size_bytes);
+    fields.required("data_blocks", report.data_blocks);
+    fields.required("data_used_blocks", report.data_used_blocks);
+    fields.required("metadata_blocks", report.metadata_blocks);
+    fields.required("metadata_used_blocks", report.metadata_used_blocks);
+    fields.optional("metadata_snapshot_block", report.metadata_snapshot_block);
+    fields.required("low_water_blocks", report.low_water_blocks);
+    fields.required("zeroing", report.zeroing);
+    fields.required("discard", report.discard);
+    fields.required("no_space", report.no_space);
+    fields.required("volume_count", report.volume_count);
+    fields.required("deletions_running", report.deletions_running);
+    fields.required("virtual_bytes", report.virtual_bytes);
+    UTHIN_TRY(fields.outcome());
+    return report;
+}
+
+json encode(const volume_info& volume) {
+    return {{"name", volume.name},
+            {"uuid", volume.uuid},
+            {"dev_id", volume.dev_id},
+            {"size", volume.size_bytes},
+            {"mapped", volume.mapped_bytes},
+            {"parent", volume.parent},
+            {"parent_uuid", volume.parent_uuid},
+            {"created", volume.created_unix_seconds},
+            {"creation_time", volume.creation_time},
+            {"creation_transaction_id", volume.creation_transaction_id},
+            {"external_origin", volume.external_origin},
+            {"received_from", volume.received_from},
+            {"labels", volume.labels},
+            {"in_use", volume.in_use}};
+}
+
+result<volume_info> decode_volume(const json& value) {
+    volume_info volume;
+    field_reader fields(value);
+    fields.required("name", volume.name);
+    fields.required("uuid", volume.uuid);
+    fields.required("dev_id", volume.dev_id);
+    fields.required("size", volume.size_bytes);
+    fields.required("mapped", volume.mapped_bytes);
+    fields.required("parent", volume.parent);
+    fields.required("parent_uuid", volume.parent_uuid);
+    fields.required("created", volume.created_unix_seconds);
+    fields.required("creation_time", volume.creation_time);
+    fields.required("creation_transaction_id", volume.creation_transaction_id);
+    fields.required("external_origin", volume.external_origin);
+    fields.required("received_from", volume.received_from);
+    fields.required("labels", volume.labels);
+    fields.required("in_use", volume.in_use);
+    UTHIN_TRY(fields.outcome());
+    return volume;
+}
+
+json encode(const std::vector<volume_info>& volumes) {
+    json list = json::array();
+    for (const volume_info& volume : volumes) {
+        list.push_back(encode(volume));
+    }
+    return {{"volumes", std::move(list)}};
+}
+
+result<std::vector<volume_info>> decode_volumes(const json& value) {
+    const auto found = value.find("volumes");
+    if (found == value.end() || !found->is_array()) {
+        return fail(error_code::invalid_argument, "the field 'volumes' is missing");
+    }
+    std::vector<volume_info> volumes;
+    for (const json& item : *found) {
+        volumes.push_back(UTHIN_TRY(decode_volume(item)));
+    }
+    return volumes;
+}
+
+json encode(const check_reply& reply) {
+    return {{"clean", reply.clean},
+            {"fatal", reply.fatal},
+            {"repairable", reply.repairable},
+            {"cosmetic", reply.cosmetic},
+            {"findings", reply.findings},
+            {"devices", reply.devices},
+            {"mapped_blocks", reply.mapped_blocks},
+            {"data_blocks_used", reply.data_blocks_used},
+            {"metadata_blocks_used", reply.metadata_blocks_used},
+            {"needs_check", reply.needs_check},
+            {"repaired", reply.repaired}};
+}
+
+result<check_reply> decode_check_reply(const json& value) {
+    check_reply reply;
+    field_reader fields(value);
+    fields.required("clean", reply.clean);
+    fields.required("fatal", reply.fatal);
+    fields.required("repairable", reply.repairable);
+    fields.required("cosmetic", reply.cosmetic);
+    fields.required("findings", reply.findings);
+    fields.required("devices", reply.devices);
+    fields.required("mapped_blocks", reply.mapped_blocks);
+    fields.required("data_blocks_used", reply.data_blocks_used);
+    fields.required("metadata_blocks_used", reply.metadata_blocks_used);
+    fields.required("needs_check", reply.needs_check);
+    fields.required("repaired", reply.repaired);
+    UTHIN_TRY(fields.outcome());
+    return reply;
+}
+
+json encode(const release_reply& reply) {
+    json volumes = json::array();
+    for (const table_line& line : reply.volumes) {
+        volumes.push_back(encode(line));
+    }
+    return {{"pool", encode(reply.pool)}, {"volumes", std::move(volumes)}};
+}
+
+result<release_reply> decode_release_reply(const json& value) {
+    const auto pool_line = value.find("pool");
+    const auto volumes = value.find("volumes");
+    if (pool_line == value.end() || volumes == value.end() || !volumes->is_array()) {
+        return fail(error_code::invalid_argument, "the field 'pool' or 'volumes' is missing");
+    }
+    release_reply reply;
+    reply.pool = UTHIN_TRY(decode_table_line(*pool_line));
+    for (const json& item : *volumes) {
+        reply.volumes.push_back(UTHIN_TRY(decode_table_line(item)));
+    }
+    return reply;
+}
+
+json encode(const grow_request& request) {
+    json value = json::object();
+    if (request.data_size_bytes) {
+        value["data_size"] = *request.data_size_bytes;
+    }
+    if (request.metadata_size_bytes) {
+        value["metadata_size"] = *request.metadata_size_bytes;
+    }
+    return value;
+}
+
+result<grow_request> decode_grow(const json& value) {
+    grow_request request;
+    field_reader fields(value);
+    fields.optional("data_size", request.data_size_bytes);
+    fields.optional("metadata_size", request.metadata_size_bytes);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+json encode(const check_request& request) {
+    return {{"repair", request.repair}};
+}
+
+result<check_request> decode_check(const json& value) {
+    check_request request;
+    field_reader fields(value);
+    fields.optional("repair", request.repair);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+json encode(const create_volume_request& request) {
+    json value = {{"name", request.name},
+                  {"size", request.size_bytes},
+                  {"external_origin", request.external_origin},
+                  {"if_not_exists", request.if_not_exists}};
+    if (request.dev_id) {
+        value["dev_id"] = *request.dev_id;
+    }
+    return value;
+}
+
+result<create_volume_request> decode_create_volume(const json& value) {
+    create_volume_request request;
+    field_reader fields(value);
+    fields.required("name", request.name);
+    fields.required("size", request.size_bytes);
+    fields.optional("dev_id", request.dev_id);
+    fields.optional("external_origin", request.external_origin);
+    fields.optional("if_not_exists", request.if_not_exists);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+json encode(const create_snapshots_request& request) {
+    json list = json::array();
+    for (const snapshot_pair& pair : request.snapshots) {
+        list.push_back({{"source", pair.source}, {"name", pair.name}});
+    }
+    return {{"snapshots", std::move(list)}, {"if_not_exists", request.if_not_exists}};
+}
+
+result<create_snapshots_request> decode_create_snapshots(const json& value) {
+    create_snapshots_request request;
+    field_reader fields(value);
+    const json* list = fields.find("snapshots");
+    fields.optional("if_not_exists", request.if_not_exists);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    if (list == nullptr || !list->is_array()) {
+        return fail(error_code::invalid_argument, "the field 'snapshots' is missing or no list");
+    }
+    for (const json& item : *list) {
+        snapshot_pair pair;
+        field_reader pair_fields(item);
+        pair_fields.required("source", pair.source);
+        pair_fields.required("name", pair.name);
+        pair_fields.refuse_unknown();
+        UTHIN_TRY(pair_fields.outcome());
+        request.snapshots.push_back(std::move(pair));
+    }
+    return request;
+}
+
+json encode(const rollback_request& request) {
+    return {{"to", request.to}, {"force", request.force}};
+}
+
+result<rollback_request> decode_rollback(const json& value) {
+    rollback_request request;
+    field_reader fields(value);
+    fields.required("to", request.to);
+    fields.optional("force", request.force);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+result<std::map<std::string, std::string>> decode_settings(const json& value) {
+    if (!fits(value, std::map<std::string, std::string>())) {
+        return fail(error_code::invalid_argument, "settings are texts: {\"KEY\":\"VALUE\"}");
+    }
+    return value.get<std::map<std::string, std::string>>();
+}
+
+namespace {
+
+template <class Value>
+result<Value> decode_one(const json& value, const std::string& field, bool is_request) {
+    Value found{};
+    field_reader fields(value);
+    fields.required(field.c_str(), found);
+    if (is_request) {
+        fields.refuse_unknown();
+    }
+    UTHIN_TRY(fields.outcome());
+    return found;
+}
+
+}  // namespace
+
+result<std::string> decode_text(const json& value, const std::string& field) {
+    return decode_one<std::string>(value, field, true);
+}
+
+result<std::uint64_t> decode_number(const json& value, const std::string& field) {
+    return decode_one<std::uint64_t>(value, field, true);
+}
+
+result<std::string> decode_reply_text(const json& value, const std::string& field) {
+    return decode_one<std::string>(value, field, false);
+}
+
+result<bool> decode_reply_flag(const json& value, const std::string& field) {
+    return decode_one<bool>(value, field, false);
+}
+
+json encode_block(const std::optional<std::uint64_t>& block) {
+    json value = {{"block", nullptr}};
+    if (block) {
+        value["block"] = *block;
+    }
+    return value;
+}
+
+result<std::optional<std::uint64_t>> decode_block(const json& value) {
+    std::optional<std::uint64_t> block;
+    field_reader fields(value);
+    fields.optional("block", block);
+    UTHIN_TRY(fields.outcome());
+    return block;
+}
+
+json encode(const error& failure) {
+    return {{"error",
+             {{"code", code_name(failure.code())},
+              {"errno", failure.os_errno()},
+              {"message", failure.message()}}}};
+}
+
+error decode_error(const json& value) {
+    const auto found = value.find("error");
+    if (found != value.end()) {
+        std::string name;
+        std::string message;
+        std::int64_t number = 0;
+        field_reader fields(*found);
+        fields.required("code", name);
+        fields.required("message", message);
+        fields.optional("errno", number);
+        for (const code_entry& entry : codes) {
+            if (fields.outcome() && name == entry.name) {
+                return error(entry.code, message, static_cast<int>(number));
+            }
+        }
+    }
+    return error(error_code::io_error, "the server of the pool gave an answer without sense");
+}
+
+}  // namespace uthin::frontends
