@@ -1,0 +1,268 @@
+#include "thin_metadata/dumper.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "persistent_data/btree.h"
+#include "thin_metadata/leaf_runs.h"
+
+namespace uthin::thin_metadata {
+
+using persistent_data::block_source;
+using persistent_data::btree_cursor;
+using persistent_data::node_view;
+
+namespace {
+
+class dumper {
+public:
+    dumper(metadata_view& view, mapping_sink& sink, const dump_options& options)
+        : view_(view), source_(view.source()), sink_(sink), options_(options), joiner_(sink) {
+        if (options.devices) {
+            wanted_ = *options.devices;
+            std::sort(wanted_.begin(), wanted_.end());
+            wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
+        }
+    }
+
+    [[nodiscard]] result<void> run();
+
+private:
+    using device_function =
+        std::function<result<void>(const thin_device_info& device, metadata_block root)>;
+
+    [[nodiscard]] result<void> for_each_device(const device_function& each);
+    [[nodiscard]] result<void> for_each_wanted(btree_cursor& details, btree_cursor& top,
+                                               const device_function& each);
+    [[nodiscard]] result<void> find_shared_leaves();
+    [[nodiscard]] result<void> send_shared_pieces(leaf_runs& runs, metadata_block root);
+    [[nodiscard]] result<void> send_mappings(metadata_block root);
+    [[nodiscard]] result<void> send_mappings_or_references(metadata_block root);
+    // Returns the keys, last < first when the leaf is empty.
+    [[nodiscard]] result<std::pair<std::uint64_t, std::uint64_t>> send_leaf(metadata_block leaf,
+                                                                            std::uint64_t first,
+                                                                            std::uint64_t last);
+
+    metadata_view& view_;
+    block_source& source_;
+    mapping_sink& sink_;
+    const dump_options& options_;
+    std::vector<device_id> wanted_;
+    run_joiner joiner_;
+    std::optional<leaf_runs> runs_;
+};
+
+thin_device_info device_info(std::uint64_t id, const std::byte* value) {
+    disk_device_details stored;
+    std::memcpy(&stored, value, sizeof stored);
+    return {.id = device_id(id),
+            .details = {.mapped_blocks = stored.mapped_blocks,
+                        .transaction_id = stored.transaction_id,
+                        .creation_time = stored.creation_time,
+                        .snapshotted_time = stored.snapshotted_time}};
+}
+
+std::unexpected<error> different_devices(std::uint64_t id, bool has_details) {
+    return fail(error_code::corrupt, fmt::format("device {} has {}", id,
+                                                 has_details ? "details but no mapping tree"
+                                                             : "a mapping tree but no details"));
+}
+
+result<void> dumper::run() {
+    UTHIN_TRY(sink_.begin_pool(pool_header_of(view_.superblock())));
+    if (options_.shared_pieces && !options_.skip_mappings) {
+        UTHIN_TRY(find_shared_leaves());
+    }
+    UTHIN_TRY(for_each_device(
+        [this](const thin_device_info& device, metadata_block root) -> result<void> {
+            UTHIN_TRY(sink_.begin_device(device));
+            if (!options_.skip_mappings) {
+                UTHIN_TRY_CTX(runs_ ? send_mappings_or_references(root) : send_mappings(root),
+                              fmt::format("device {}", device.id.value()));
+            }
+            return sink_.end_device();
+        }));
+    return sink_.end_pool();
+}
+
+// Without mappings the top tree is not needed, and may be damaged.
+result<void> dumper::for_each_device(const device_function& each) {
+    btree_cursor details(source_, metadata_block(view_.superblock().device_details_root),
+                         sizeof(disk_device_details));
+    btree_cursor top(source_, metadata_block(view_.superblock().data_mapping_root), 8);
+    if (options_.devices) {
+        return for_each_wanted(details, top, each);
+    }
+    UTHIN_TRY_CTX(details.seek(0), "details tree");
+    if (!options_.skip_mappings) {
+        UTHIN_TRY_CTX(top.seek(0), "top mapping tree");
+    }
+    while (!details.at_end()) {
+        metadata_block root;
+        if (!options_.skip_mappings) {
+            if (top.at_end() || top.key() > details.key()) {
+                return different_devices(details.key(), true);
+            }
+            if (top.key() < details.key()) {
+                return different_devices(top.key(), false);
+            }
+            root = metadata_block(top.value_u64());
+            UTHIN_TRY_CTX(top.next(), "top mapping tree");
+        }
+        UTHIN_TRY(each(device_info(details.key(), details.value()), root));
+        UTHIN_TRY_CTX(details.next(), "details tree");
+    }
+    return top.at_end() ? result<void>() : different_devices(top.key(), false);
+}
+
+result<void> dumper::for_each_wanted(btree_cursor& details, btree_cursor& top,
+                                     const device_function& each) {
+    for (const device_id id : wanted_) {
+        UTHIN_TRY_CTX(details.seek(id.value()), "details tree");
+        const bool has_details = !details.at_end() && details.key() == id.value();
+        metadata_block root;
+        if (!options_.skip_mappings) {
+            UTHIN_TRY_CTX(top.seek(id.value()), "top mapping tree");
+            const bool has_mappings = !top.at_end() && top.key() == id.value();
+            if (has_mappings != has_details) {
+                return different_devices(id.value(), has_details);
+            }
+            if (has_mappings) {
+                root = metadata_block(top.value_u64());
+            }
+        }
+        if (has_details) {
+            UTHIN_TRY(each(device_info(id.value(), details.value()), root));
+        }
+    }
+    return {};
+}
+
+result<void> dumper::find_shared_leaves() {
+    leaf_runs& runs = runs_.emplace(source_.block_count());
+    UTHIN_TRY(
+        for_each_device([&](const thin_device_info& device, metadata_block root) -> result<void> {
+            runs.begin_device();
+            UTHIN_TRY_CTX(
+                list_leaves(source_, root, false,
+                            [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                                runs.add(leaf);
+                                return {};
+                            }),
+                fmt::format("device {}", device.id.value()));
+            runs.end_device();
+            return {};
+        }));
+    return for_each_device([&](const thin_device_info& device,
+                               metadata_block root) -> result<void> {
+        UTHIN_TRY_CTX(send_shared_pieces(runs, root), fmt::format("device {}", device.id.value()));
+        return {};
+    });
+}
+
+// The runs that are met for the first time under `root`.
+result<void> dumper::send_shared_pieces(leaf_runs& runs, metadata_block root) {
+    metadata_block head;
+    bool is_sending = false;
+    const auto finish = [&]() -> result<void> {
+        if (is_sending && runs.is_named(head)) {
+            UTHIN_TRY(joiner_.flush());
+            UTHIN_TRY(sink_.end_shared());
+        }
+        is_sending = false;
+        return {};
+    };
+    UTHIN_TRY(list_leaves(
+        source_, root, false,
+        [&](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
+            if (runs.begins_run(leaf)) {
+                UTHIN_TRY(finish());
+                head = leaf;
+                is_sending = runs.is_shared(leaf) && !runs.is_sent(leaf);
+            }
+            if (!is_sending) {
+                return {};
+            }
+            // A piece without any mapping is not worth a name.
+            const auto page = UTHIN_TRY(read_mapping_leaf(source_, leaf, first, last));
+            if (node_view(page.bytes()).nr_entries() != 0 && !runs.is_named(head)) {
+                UTHIN_TRY(sink_.begin_shared(fmt::format("{}", head.value())));
+                runs.set_named(head);
+            }
+            const auto [first_key, last_key] = UTHIN_TRY(send_leaf(leaf, first, last));
+            runs.set_sent(leaf, first_key, last_key);
+            return {};
+        }));
+    return finish();
+}
+
+result<void> dumper::send_mappings(metadata_block root) {
+    UTHIN_TRY(list_leaves(
+        source_, root, true,
+        [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
+            (void)UTHIN_TRY(send_leaf(leaf, first, last));
+            return {};
+        }));
+    return joiner_.flush();
+}
+
+result<void> dumper::send_mappings_or_references(metadata_block root) {
+    UTHIN_TRY(list_leaves(
+        source_, root, false,
+        [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
+            if (!runs_->is_shared(leaf)) {
+                (void)UTHIN_TRY(send_leaf(leaf, first, last));
+                return {};
+            }
+            UTHIN_TRY(joiner_.flush());
+            const auto [first_key, last_key] = runs_->keys(leaf);
+            if (first_key <= last_key && (first_key < first || last_key > last)) {
+                return fail(error_code::corrupt,
+                            fmt::format("mapping tree: block {} holds keys {} to {}, outside {} "
+                                        "to {}",
+                                        leaf.value(), first_key, last_key, first, last));
+            }
+            if (runs_->begins_run(leaf) && runs_->is_named(leaf)) {
+                UTHIN_TRY(sink_.reference(fmt::format("{}", leaf.value())));
+            }
+            return {};
+        }));
+    return joiner_.flush();
+}
+
+result<std::pair<std::uint64_t, std::uint64_t>> dumper::send_leaf(metadata_block leaf,
+                                                                  std::uint64_t first,
+                                                                  std::uint64_t last) {
+    const auto page = UTHIN_TRY(read_mapping_leaf(source_, leaf, first, last));
+    const node_view node(page.bytes());
+    if (node.nr_entries() == 0) {
+        return std::pair<std::uint64_t, std::uint64_t>(1, 0);
+    }
+    for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
+        const std::uint64_t packed = node.value_u64(index);
+        UTHIN_TRY(joiner_.add({.begin = virtual_block(node.key(index)),
+                               .data_begin = mapping_block(packed),
+                               .count = 1,
+                               .time = mapping_time(packed)}));
+    }
+    return std::pair(node.key(0), node.key(node.nr_entries() - 1));
+}
+
+}  // namespace
+
+pool_header pool_header_of(const disk_superblock& superblock) {
+    return {.time = superblock.time,
+            .transaction_id = superblock.trans_id,
+            .flags = superblock.flags,
+            .version = superblock.version,
+            .data_block_size_sectors = superblock.data_block_size_sectors,
+            .data_blocks = superblock.data_sm_root.nr_blocks};
+}
+
+result<void> dump_metadata(metadata_view& view, mapping_sink& sink, const dump_options& options) {
+    return dumper(view, sink, options).run();
+}
+
+}  // namespace uthin::thin_metadata

@@ -1,0 +1,36 @@
+// A pool's metadata as a stream of mappings.
+//
+// Invariants
+//   DU1  Devices ascend by id, mappings by virtual block.
+//   DU2  Memory: one path of nodes; with `shared_pieces` also a few words for each leaf.
+//   DU3  Every leaf under a shared piece is read and sent once.
+// Threads   One at a time; several dumps of one view may run beside each other.
+// Failures  corrupt, wrong_block, io_error: the part before the damage has been sent already.
+//           view_expired. Whatever the sink fails with.
+// Source    docs/format.md 4 and 5; thin_dump 0.9 and 1.1 for the order and the shared pieces.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "thin_metadata/mapping_stream.h"
+#include "thin_metadata/metadata_view.h"
+
+namespace uthin::thin_metadata {
+
+struct dump_options {
+    // Only these; those that do not exist are passed over.
+    std::optional<std::vector<device_id>> devices;
+    bool skip_mappings = false;
+    // Runs of leaves that several of the devices share become shared pieces; without it every
+    // device has all of its mappings.
+    bool shared_pieces = false;
+};
+
+[[nodiscard]] result<void> dump_metadata(metadata_view& view, mapping_sink& sink,
+                                         const dump_options& options);
+
+// The header that dump_metadata sends.
+[[nodiscard]] pool_header pool_header_of(const disk_superblock& superblock);
+
+}  // namespace uthin::thin_metadata

@@ -1,0 +1,76 @@
+// Which leaves of the mapping trees of several devices are shared, in maximal runs that always
+// occur together.
+//
+// Invariants
+//   LR1  Two neighbouring leaves are in one run if, and only if, in every device the second follows
+//        the first wherever one of them occurs.
+//   LR2  Each leaf of one device is in exactly one run; all leaves of a run occur equally often.
+// Threads   One at a time.
+// Failures  corrupt when a tree is not what the format allows.
+#pragma once
+
+#include <functional>
+#include <utility>
+
+#include "base/paged_array.h"
+#include "persistent_data/block_source.h"
+#include "persistent_data/btree_node.h"
+
+namespace uthin::thin_metadata {
+
+// Calls `each(leaf, first key, last key)` for the leaves under `root` in order, with the bounds of
+// their keys (inclusive). Leaves are not read (except on the leftmost path), but prefetched when
+// the caller is going to read them all.
+using leaf_function =
+    std::function<result<void>(metadata_block leaf, std::uint64_t first, std::uint64_t last)>;
+[[nodiscard]] result<void> list_leaves(persistent_data::block_source& source, metadata_block root,
+                                       bool prefetch, const leaf_function& each);
+
+// Reads a leaf of a mapping tree and tests that its keys ascend within the bounds.
+[[nodiscard]] result<persistent_data::block_ref> read_mapping_leaf(
+    persistent_data::block_source& source, metadata_block leaf, std::uint64_t first,
+    std::uint64_t last);
+
+class leaf_runs {
+public:
+    explicit leaf_runs(std::uint64_t block_count) : leaves_(block_count) {}
+
+    // The leaves of one device, in order, between begin and end.
+    void begin_device() noexcept { previous_ = nobody; }
+    void add(metadata_block leaf);
+    void end_device();
+
+    // After all devices were added.
+    [[nodiscard]] bool is_shared(metadata_block leaf) const noexcept;
+    // No run reaches over from the leaf before.
+    [[nodiscard]] bool begins_run(metadata_block leaf) const noexcept;
+
+    // What the caller remembers of a leaf that it has sent: its keys.
+    [[nodiscard]] bool is_sent(metadata_block leaf) const noexcept;
+    void set_sent(metadata_block leaf, std::uint64_t first_key, std::uint64_t last_key);
+    // The run that begins here was sent under a name: it has mappings.
+    [[nodiscard]] bool is_named(metadata_block leaf) const noexcept;
+    void set_named(metadata_block leaf) { leaves_[leaf.value()].is_named = true; }
+    // Of a sent leaf; last < first when it is empty.
+    [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> keys(metadata_block leaf) const noexcept;
+
+private:
+    static constexpr std::uint64_t nobody = UINT64_MAX;
+
+    struct leaf_info {
+        std::uint64_t before = nobody;
+        std::uint64_t after = nobody;
+        std::uint64_t first_key = 0;
+        std::uint64_t last_key = 0;
+        std::uint32_t devices = 0;
+        bool begins_run = false;
+        bool ends_run = false;  // the one behind it, whichever it is, begins another
+        bool is_sent = false;
+        bool is_named = false;
+    };
+
+    paged_array<leaf_info> leaves_;
+    std::uint64_t previous_ = nobody;
+};
+
+}  // namespace uthin::thin_metadata
