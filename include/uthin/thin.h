@@ -166,9 +166,9 @@ public:
 private:
     friend class pool_engine::engine;
     volume(std::shared_ptr<pool_engine::engine> engine,
-           std::unique_ptr<pool_engine::volume_state> state);
+           std::shared_ptr<pool_engine::volume_state> state);
     std::shared_ptr<pool_engine::engine> engine_;
-    std::unique_ptr<pool_engine::volume_state> state_;
+    std::shared_ptr<pool_engine::volume_state> state_;
 };
 
 }  // namespace uthin

@@ -136,6 +136,7 @@ struct catalogue::impl {
     result<void> read_labels(volume_record& volume) REQUIRES(lock);
     result<std::optional<volume_record>> find(sqlite_statement& bound) REQUIRES(lock);
     result<intent> read_intent(const sqlite_statement& row) REQUIRES(lock);
+    result<std::vector<volume_record>> read_volumes() REQUIRES(lock);
     result<std::vector<intent>> read_intents() REQUIRES(lock);
 
     result<void> insert_volume(const volume_record& volume, bool pending) REQUIRES(lock);
@@ -265,9 +266,10 @@ result<volume_record> catalogue::impl::read_volume(const sqlite_statement& row) 
     if (!name) {
         return fail(error_code::corrupt, name.error().message());
     }
-    const auto size = check_volume_size(volume.size_bytes);
-    if (!size) {
-        return fail(error_code::corrupt, size.error().message());
+    // 0: a device without mappings that got its record before it got a size.
+    if (volume.size_bytes % sector_size_bytes != 0 || volume.size_bytes > volume_size_bytes_max) {
+        return fail(error_code::corrupt, fmt::format("volume '{}' has {} bytes",
+                                                     printable(volume.name), volume.size_bytes));
     }
     return volume;
 }
@@ -309,6 +311,23 @@ result<intent> catalogue::impl::read_intent(const sqlite_statement& row) {
     what.hidden = {device_id(id), static_cast<std::uint32_t>(creation_time),
                    row.unsigned_integer(8)};
     return what;
+}
+
+result<std::vector<volume_record>> catalogue::impl::read_volumes() {
+    std::vector<volume_record> found;
+    sqlite_statement& rows = at(query::volumes);
+    while (UTHIN_TRY(rows.step())) {
+        auto volume = read_volume(rows);
+        if (!volume) {
+            rows.reset();
+            return std::unexpected(std::move(volume).error());
+        }
+        found.push_back(std::move(*volume));
+    }
+    for (volume_record& volume : found) {
+        UTHIN_TRY(read_labels(volume));
+    }
+    return found;
 }
 
 result<std::vector<intent>> catalogue::impl::read_intents() {
@@ -484,32 +503,21 @@ result<std::unique_ptr<catalogue>> catalogue::open(const std::string& path,
     return std::unique_ptr<catalogue>(new catalogue(std::move(state)));
 }
 
-result<std::vector<volume_record>> catalogue::volumes() {
+result<catalogue::contents> catalogue::read_all() {
     const lock_guard held(impl_->lock);
-    std::vector<volume_record> found;
-    sqlite_statement& rows = impl_->at(query::volumes);
-    while (true) {
-        auto more = rows.step();
-        if (!more) {
-            return impl_->wrapped(std::move(more).error());
-        }
-        if (!*more) {
-            break;
-        }
-        auto volume = impl_->read_volume(rows);
-        if (!volume) {
-            rows.reset();
-            return impl_->wrapped(std::move(volume).error());
-        }
-        found.push_back(std::move(*volume));
+    auto volumes = impl_->read_volumes();
+    if (!volumes) {
+        return impl_->wrapped(std::move(volumes).error());
     }
-    for (volume_record& volume : found) {
-        auto read = impl_->read_labels(volume);
-        if (!read) {
-            return impl_->wrapped(std::move(read).error());
-        }
+    auto intents = impl_->read_intents();
+    if (!intents) {
+        return impl_->wrapped(std::move(intents).error());
     }
-    return found;
+    return contents{std::move(*volumes), std::move(*intents)};
+}
+
+result<std::vector<volume_record>> catalogue::volumes() {
+    return UTHIN_TRY(read_all()).volumes;
 }
 
 result<std::optional<volume_record>> catalogue::find_name(std::string_view name) {
@@ -531,8 +539,12 @@ result<std::optional<volume_record>> catalogue::find_device(device_id id) {
 }
 
 result<std::vector<intent>> catalogue::intents() {
+    return UTHIN_TRY(read_all()).intents;
+}
+
+result<std::optional<volume_record>> catalogue::find_uuid(std::string_view uuid) {
     const lock_guard held(impl_->lock);
-    auto found = impl_->read_intents();
+    auto found = impl_->find(impl_->at(query::volume_by_uuid).bind(1, uuid));
     if (!found) {
         return impl_->wrapped(std::move(found).error());
     }

@@ -95,7 +95,14 @@ public:
     [[nodiscard]] result<std::vector<volume_record>> volumes();
     [[nodiscard]] result<std::optional<volume_record>> find_name(std::string_view name);
     [[nodiscard]] result<std::optional<volume_record>> find_device(device_id id);
+    [[nodiscard]] result<std::optional<volume_record>> find_uuid(std::string_view uuid);
     [[nodiscard]] result<std::vector<intent>> intents();
+    // Both, of one instant.
+    struct contents {
+        std::vector<volume_record> volumes;
+        std::vector<intent> intents;
+    };
+    [[nodiscard]] result<contents> read_all();
 
     // Records the intents and numbers them. `stale_uuids` are records whose device is gone: they
     // make room. A reap takes the record of the hidden device away at once: its name is free and

@@ -1,0 +1,33 @@
+#include "base/thread.h"
+
+#include <atomic>
+#include <system_error>
+
+namespace uthin {
+
+result<void> thread::start(std::function<void()> body) {
+    try {
+        thread_ = std::thread(std::move(body));
+    } catch (const std::system_error& refused) {
+        return fail(error_code::out_of_memory, "starting a thread", refused.code().value());
+    }
+    return {};
+}
+
+void thread::join() {
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+}
+
+void yield_thread() noexcept {
+    std::this_thread::yield();
+}
+
+std::uint32_t thread_number() noexcept {
+    static std::atomic<std::uint32_t> next{0};
+    thread_local const std::uint32_t number = next.fetch_add(1, std::memory_order_relaxed);
+    return number;
+}
+
+}  // namespace uthin

@@ -1,0 +1,119 @@
+#include "pool/deletion.h"
+
+#include "pool/engine.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+// Exclusively owned metadata blocks visited in a slice: a few milliseconds of work.
+constexpr std::uint64_t slice_blocks = 64;
+// Slices between commits, so that freed space comes back while a long deletion runs.
+constexpr std::uint64_t slices_per_commit = 32;
+
+}  // namespace
+
+// Empties the rest of the device by a slice; true when nothing is left.
+result<bool> deletion::remove_slice() {
+    metadata& metadata = engine_.metadata();
+    const range<virtual_block> rest{next_, virtual_block(UINT64_MAX)};
+    if (!UTHIN_TRY(metadata.find_mapped_range_in_batch(*device_, rest))) {
+        return true;
+    }
+    next_ = UTHIN_TRY(metadata.remove_some(*device_, rest, slice_blocks));
+    engine_.changed(true);
+    if (++slices_ % slices_per_commit == 0) {
+        engine_.request_commit();
+    }
+    const std::uint64_t left = UTHIN_TRY(metadata.mapped_count(*device_));
+    {
+        lock_guard held(status_lock_);
+        status_.blocks_left = left;
+    }
+    return next_ == rest.end;
+}
+
+work::next deletion::run() {
+    metadata& metadata = engine_.metadata();
+    if (auto allowed = engine_.may_delete(); !allowed) {
+        return stop(std::move(allowed).error());
+    }
+    if (engine_.stopping()) {
+        return stop(error(error_code::cancelled, "the pool is being closed"));
+    }
+    if (device_ == nullptr) {
+        auto opened = metadata.open_device(id_);
+        if (!opened) {
+            return engine_.refuse(*this, std::move(opened).error());
+        }
+        device_ = *opened;
+        era_ = engine_.era();
+    }
+    if (era_ != engine_.era()) {
+        return stop(error(error_code::io_error, "the transaction was aborted"));
+    }
+    auto empty = remove_slice();
+    if (!empty) {
+        static_cast<void>(engine_.refuse(*this, empty.error()));
+        return stop(std::move(empty).error());
+    }
+    if (!*empty) {
+        return next::again;
+    }
+    metadata.close_device(device_);
+    device_ = nullptr;
+    if (auto gone = metadata.delete_thin(id_); !gone) {
+        return engine_.refuse(*this, std::move(gone).error());
+    }
+    engine_.changed(true);
+    wants_commit_ = true;
+    return next::done;
+}
+
+work::next deletion::stop(error why) {
+    if (device_ != nullptr) {
+        engine_.metadata().close_device(device_);
+        device_ = nullptr;
+    }
+    set_outcome(std::unexpected(std::move(why)));
+    return next::done;
+}
+
+void deletion::finish() {
+    work::finish();
+    const std::shared_ptr<deletion> last = std::move(self_);
+    lock_guard held(status_lock_);
+    status_.id = id_;
+    status_.done = true;
+    if (!outcome()) {
+        status_.failure = outcome().error();
+    } else {
+        status_.blocks_left = 0;
+    }
+    ended_.notify_all();
+}
+
+deletion_status deletion::status() const {
+    lock_guard held(status_lock_);
+    deletion_status copy = status_;
+    copy.id = id_;
+    return copy;
+}
+
+bool deletion::running() const {
+    lock_guard held(status_lock_);
+    return !status_.done;
+}
+
+result<void> deletion::wait() {
+    lock_guard held(status_lock_);
+    while (!status_.done) {
+        ended_.wait(status_lock_);
+    }
+    if (status_.failure) {
+        return std::unexpected(*status_.failure);
+    }
+    return {};
+}
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,239 @@
+// What stands behind `pool` and its volumes: the metadata, the data device, the executor, the
+// modes.
+//
+// Invariants
+//   EN1  Metadata is changed on the executor only, in works or in the host functions below.
+//   EN2  A data block that is allocated but not yet mapped (in flight) is free in every committed
+//        state, so that a crash leaks nothing.
+//   EN3  After an abort every mapping cache is empty and no block is in flight.
+// Threads   Functions marked "Executor" run there; the others anywhere.
+// Lock order  docs/concurrency.md.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "pool/bio_prison.h"
+#include "pool/data_epochs.h"
+#include "pool/executor.h"
+#include "pool/volume_state.h"
+#include "uthin/metadata.h"
+#include "uthin/pool.h"
+#include "uthin/thin.h"
+
+namespace uthin::pool_engine {
+
+class deletion;
+
+class engine final : public executor_host, public std::enable_shared_from_this<engine> {
+public:
+    engine(std::unique_ptr<block_device> metadata_device, std::unique_ptr<block_device> data_device,
+           pool_options options, clock& time);
+    ~engine() override;
+
+    // ---- life (engine.cpp)
+    [[nodiscard]] result<void> open();
+    [[nodiscard]] result<void> start() { return executor_.start(); }
+    [[nodiscard]] result<void> close();
+    // Stops without a commit. For an owner that did not close().
+    void abandon();
+
+    // ---- devices and volumes (engine_devices.cpp)
+    [[nodiscard]] result<void> create_thin(device_id id);
+    [[nodiscard]] result<void> create_snapshots(std::span<const snapshot_request> requests);
+    [[nodiscard]] result<void> delete_thin(device_id id);
+    [[nodiscard]] result<void> delete_in_background(device_id id);
+    [[nodiscard]] std::vector<deletion_status> deletions() const;
+    [[nodiscard]] result<void> wait_for_deletion(device_id id);
+    [[nodiscard]] result<void> rollback(device_id id, device_id to_snapshot,
+                                        device_id graveyard_id);
+    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(device_id id,
+                                                              std::uint64_t size_bytes,
+                                                              bool read_only);
+    void close_volume(const std::shared_ptr<volume_state>& state);
+    // Null when it is not open.
+    [[nodiscard]] std::shared_ptr<volume_state> find_open(device_id id) const;
+    [[nodiscard]] bool is_being_deleted(device_id id) const;
+    [[nodiscard]] std::size_t open_volume_count() const;
+
+    // ---- the pool as a whole (engine_admin.cpp)
+    [[nodiscard]] result<void> commit_all();
+    [[nodiscard]] result<pool_status> status(bool commit_first);
+    [[nodiscard]] pool_counters counters() const;
+    [[nodiscard]] result<void> grow_data(std::uint64_t blocks);
+    [[nodiscard]] result<void> grow_metadata(std::uint64_t blocks);
+    [[nodiscard]] result<void> reserve_metadata_snap();
+    void set_low_water(std::uint64_t blocks);
+    [[nodiscard]] result<void> set_discard(discard_mode mode);
+    void set_error_if_no_space(bool error_out);
+    // Runs `change` on the executor: alone or in a batch, committing afterwards or not, if the mode
+    // allows what it needs.
+    enum class need : std::uint8_t { nothing, deleting, changing };
+    struct run_style {
+        need needs = need::changing;
+        bool alone = false;
+        bool commit = false;
+        bool counts_as_change = true;
+    };
+    [[nodiscard]] result<void> run(const std::function<result<void>()>& change, run_style style);
+
+    // ---- modes (engine.cpp)
+    [[nodiscard]] pool_mode mode() const noexcept { return mode_.load(); }
+    [[nodiscard]] std::string mode_cause() const;
+    // `failed` in fail mode and after close().
+    [[nodiscard]] result<void> alive() const;
+    // read_only or failed unless mappings may be added.
+    [[nodiscard]] result<void> may_change() const;
+    // The same, but out_of_metadata_space is good enough.
+    [[nodiscard]] result<void> may_delete() const;
+    [[nodiscard]] result<void> allows(need wanted) const;
+    // Executor.
+    void set_mode(pool_mode mode, std::string cause);
+    void raise(pool_event event);
+    // Executor. No data block was found, twice.
+    void out_of_data_space();
+    // Waits until the pool left out_of_data_space; no_data_space when it should not be waited any
+    // longer. The caller holds no ticket and no cell.
+    [[nodiscard]] result<void> wait_for_space();
+
+    // ---- changes, commit, failure (engine_commit.cpp)
+    // Executor. Something happened that a commit makes durable; `frees`: it may have freed blocks.
+    void changed(bool frees);
+    [[nodiscard]] bool frees_pending() const noexcept { return frees_pending_; }
+    // Executor. Keeps EN2 for these blocks until settle().
+    void allocated(range<data_block> blocks);
+    void settle(data_block block);
+    // Executor. Counts aborts: what was allocated in an older era is not ours any more.
+    [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
+    // Executor. Ends `request` with `why`; unless that is a logical refusal, the batch is broken.
+    [[nodiscard]] work::next refuse(work& request, error why);
+    // Flushes the data device on the caller's thread. A failure costs the pool its write mode: what
+    // was written since the last good flush is unknown.
+    [[nodiscard]] result<void> flush_data();
+    // Executor.
+    void request_commit() noexcept { commit_requested_ = true; }
+    [[nodiscard]] bool stopping() const noexcept { return closing_.load(); }
+
+    // ---- executor_host (engine_commit.cpp)
+    void begin_batch() override;
+    [[nodiscard]] result<void> end_batch() override;
+    void begin_alone() override {}
+    [[nodiscard]] result<void> end_alone() override;
+    [[nodiscard]] result<void> commit() override;
+    [[nodiscard]] bool commit_is_due() override;
+    [[nodiscard]] std::chrono::nanoseconds idle_time() override;
+
+    // ---- parts
+    [[nodiscard]] uthin::metadata& metadata() noexcept { return *metadata_; }
+    [[nodiscard]] block_device& data() noexcept { return *data_device_; }
+    [[nodiscard]] executor& worker() noexcept { return executor_; }
+    [[nodiscard]] bio_prison& prison() noexcept { return prison_; }
+    [[nodiscard]] data_epochs& epochs() noexcept { return epochs_; }
+    [[nodiscard]] std::uint64_t block_bytes() const noexcept { return block_bytes_; }
+    [[nodiscard]] std::uint64_t data_blocks() const noexcept { return data_blocks_.load(); }
+    [[nodiscard]] bool zero_new_blocks() const noexcept { return zero_new_blocks_.load(); }
+    void set_zero_new_blocks(bool zero) noexcept { zero_new_blocks_.store(zero); }
+    [[nodiscard]] discard_mode discards() const noexcept { return discard_.load(); }
+    [[nodiscard]] const pool_options& options() const noexcept { return options_; }
+
+    struct counter_set {
+        sharded_counter hits;
+        sharded_counter misses;
+        sharded_counter flushes;
+        sharded_counter clean_flushes;
+        std::atomic<std::uint64_t> provisioned{0};
+        std::atomic<std::uint64_t> broken{0};
+        std::atomic<std::uint64_t> discards{0};
+        std::atomic<std::uint64_t> ignored_discards{0};
+        std::atomic<std::uint64_t> snapshots{0};
+        std::atomic<std::uint64_t> commits{0};
+        std::atomic<std::uint64_t> events{0};
+        std::atomic<std::uint64_t> held{0};
+    };
+    [[nodiscard]] counter_set& count() noexcept { return counters_; }
+
+private:
+    struct open_entry {
+        std::weak_ptr<volume> handle;
+        std::shared_ptr<volume_state> state;
+    };
+
+    void watch_thresholds();
+    void metadata_failed(const error& why);
+    void mark_all_lost();
+    [[nodiscard]] result<void> give_in_flight_back();
+    [[nodiscard]] result<void> take_in_flight_again();
+    void judge_space();
+    [[nodiscard]] std::vector<std::shared_ptr<volume_state>> open_states() const;
+    [[nodiscard]] result<std::shared_ptr<volume_state>> open_state(device_id id,
+                                                                   std::uint64_t size_bytes);
+    [[nodiscard]] result<void> close_devices();
+
+    const pool_options options_;
+    clock& clock_;
+    const std::unique_ptr<block_device> metadata_device_;
+    const std::unique_ptr<block_device> data_device_;
+    std::unique_ptr<uthin::metadata> metadata_;
+    std::uint64_t block_bytes_ = 0;
+    std::atomic<std::uint64_t> data_blocks_{0};
+    std::atomic<std::uint64_t> metadata_low_watermark_{0};
+
+    executor executor_;
+    work_queue pool_queue_;
+    bio_prison prison_;
+    data_epochs epochs_;
+    counter_set counters_;
+
+    std::atomic<pool_mode> mode_{pool_mode::write};
+    std::atomic<bool> closing_{false};
+    std::atomic<bool> closed_{false};
+    std::atomic<bool> zero_new_blocks_;
+    std::atomic<discard_mode> discard_;
+    std::atomic<bool> error_if_no_space_;
+    std::atomic<std::uint64_t> low_water_blocks_;
+
+    // Executor only.
+    bool changed_ = false;
+    bool frees_pending_ = false;
+    bool commit_requested_ = false;
+    bool data_flush_failed_ = false;
+    std::chrono::nanoseconds changed_since_{0};
+    std::uint64_t era_ = 0;
+    std::set<std::uint64_t> in_flight_;  // data blocks, EN2
+    std::optional<error> broken_by_;
+
+    mutable mutex mode_lock_;
+    condition space_;  // the mode changed
+    std::string mode_cause_ GUARDED_BY(mode_lock_);
+    std::chrono::nanoseconds out_of_space_since_ GUARDED_BY(mode_lock_){0};
+    bool space_timed_out_ GUARDED_BY(mode_lock_) = false;
+
+    mutable mutex volumes_lock_;
+    std::map<device_id, open_entry> volumes_ GUARDED_BY(volumes_lock_);
+    std::map<device_id, std::shared_ptr<deletion>> deletions_ GUARDED_BY(volumes_lock_);
+};
+
+// A function as a request, for the calls that need no class of their own.
+class simple_work final : public work {
+public:
+    simple_work(engine& owner, const std::function<result<void>()>& change, engine::run_style style)
+        : engine_(owner), change_(change), style_(style) {
+        runs_alone_ = style.alone;
+        wants_commit_ = style.commit;
+    }
+    [[nodiscard]] next run() override;
+
+private:
+    engine& engine_;
+    const std::function<result<void>()>& change_;
+    const engine::run_style style_;
+};
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,156 @@
+// The pool as a whole: status, sizes, settings.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "pool/engine.h"
+
+namespace uthin::pool_engine {
+
+result<void> engine::commit_all() {
+    if (options_.read_only) {
+        return {};
+    }
+    return run([]() -> result<void> { return {}; },
+               {.needs = need::deleting, .commit = true, .counts_as_change = false});
+}
+
+result<pool_status> engine::status(bool commit_first) {
+    UTHIN_TRY(alive());
+    if (commit_first && may_delete()) {
+        static_cast<void>(commit_all());  // its failure shows in the mode
+        UTHIN_TRY(alive());
+    }
+    pool_status now;
+    const space_counts data = UTHIN_TRY(metadata_->data_space());
+    const space_counts metadata = UTHIN_TRY(metadata_->metadata_space());
+    now.transaction_id = UTHIN_TRY(metadata_->transaction_id());
+    now.metadata_total_blocks = metadata.total_blocks;
+    now.metadata_used_blocks = metadata.total_blocks - metadata.free_blocks;
+    now.data_total_blocks = data.total_blocks;
+    now.data_used_blocks = data.total_blocks - data.free_blocks;
+    now.metadata_snap = UTHIN_TRY(metadata_->metadata_snap());
+    now.mode = mode();
+    now.mode_cause = mode_cause();
+    now.discard = discards();
+    if (now.discard == discard_mode::passdown && !data_device_->capabilities().can_discard) {
+        now.discard = discard_mode::no_passdown;
+    }
+    {
+        lock_guard held(mode_lock_);
+        now.error_if_no_space = error_if_no_space_.load() || space_timed_out_;
+    }
+    now.needs_check = metadata_->needs_check();
+    now.metadata_low_watermark_blocks = metadata_low_watermark_.load();
+    now.data_low_watermark_blocks = low_water_blocks_.load();
+    now.data_block_size_sectors = metadata_->data_block_size_sectors();
+    now.time = UTHIN_TRY(metadata_->time());
+    now.device_count = UTHIN_TRY(metadata_->list_devices()).size();
+    now.open_volume_count = open_volume_count();
+    now.zero_new_blocks = zero_new_blocks();
+    now.read_only_requested = options_.read_only;
+    return now;
+}
+
+pool_counters engine::counters() const {
+    pool_counters now;
+    now.mapping_hits = counters_.hits.sum();
+    now.mapping_misses = counters_.misses.sum();
+    now.provisioned_blocks = counters_.provisioned.load();
+    now.broken_blocks = counters_.broken.load();
+    now.discarded_requests = counters_.discards.load();
+    now.ignored_discards = counters_.ignored_discards.load();
+    now.snapshots = counters_.snapshots.load();
+    now.commits = counters_.commits.load();
+    now.flushes = counters_.flushes.sum();
+    now.clean_flushes = counters_.clean_flushes.sum();
+    now.held_requests = counters_.held.load();
+    now.events = counters_.events.load();
+    now.executor_turns = executor_.turns();
+    now.executor_requests = executor_.requests();
+    now.metadata = metadata_->statistics();
+    return now;
+}
+
+result<void> engine::grow_data(std::uint64_t blocks) {
+    UTHIN_TRY(alive());
+    if (metadata_->needs_check()) {
+        return fail(error_code::needs_check,
+                    "the pool does not grow before its metadata is checked");
+    }
+    const std::uint64_t on_device = UTHIN_TRY(data_device_->size_bytes()) / block_bytes_;
+    const std::uint64_t wanted = blocks == 0 ? on_device : blocks;
+    if (wanted > on_device || wanted < data_blocks()) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{} data blocks: the pool has {} and the device {}", wanted,
+                                data_blocks(), on_device));
+    }
+    return run(
+        [&]() -> result<void> {
+            UTHIN_TRY(metadata_->resize_data(wanted));
+            data_blocks_.store(wanted);
+            return {};
+        },
+        {.alone = true, .commit = true});
+}
+
+result<void> engine::grow_metadata(std::uint64_t blocks) {
+    UTHIN_TRY(alive());
+    if (metadata_->needs_check()) {
+        return fail(error_code::needs_check,
+                    "the pool does not grow before its metadata is checked");
+    }
+    const std::uint64_t on_device = UTHIN_TRY(metadata_->metadata_device_blocks());
+    const std::uint64_t wanted = blocks == 0 ? on_device : blocks;
+    if (wanted > on_device) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{} metadata blocks: {} can be used", wanted, on_device));
+    }
+    return run(
+        [&]() -> result<void> {
+            UTHIN_TRY(metadata_->resize_metadata(wanted));
+            watch_thresholds();
+            return {};
+        },
+        {.needs = need::deleting, .alone = true, .commit = true});
+}
+
+// The metadata commits inside: EN2 holds for that commit too.
+result<void> engine::reserve_metadata_snap() {
+    return run(
+        [this]() -> result<void> {
+            UTHIN_TRY(commit());
+            UTHIN_TRY(give_in_flight_back());
+            auto reserved = metadata_->reserve_metadata_snap();
+            UTHIN_TRY(take_in_flight_again());
+            return reserved;
+        },
+        {.alone = true, .commit = true});
+}
+
+void engine::set_low_water(std::uint64_t blocks) {
+    low_water_blocks_.store(blocks);
+    static_cast<void>(run(
+        [&]() -> result<void> {
+            watch_thresholds();
+            return {};
+        },
+        {.needs = need::nothing, .alone = true, .counts_as_change = false}));
+}
+
+result<void> engine::set_discard(discard_mode mode) {
+    if ((mode == discard_mode::ignore) != (discards() == discard_mode::ignore)) {
+        return fail(error_code::invalid_argument,
+                    "discards cannot be switched on or off while the pool is open");
+    }
+    discard_.store(mode);
+    return {};
+}
+
+void engine::set_error_if_no_space(bool error_out) {
+    error_if_no_space_.store(error_out);
+    lock_guard held(mode_lock_);
+    space_.notify_all();
+}
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,256 @@
+// What makes changes durable, and what happens when that fails.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "pool/engine.h"
+#include "uthin/log.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+bool is_refusal(error_code code) {
+    switch (code) {
+        case error_code::already_exists:
+        case error_code::not_found:
+        case error_code::busy:
+        case error_code::invalid_argument:
+        case error_code::out_of_range:
+        case error_code::no_data_space:
+        case error_code::unsupported:
+        case error_code::cancelled:
+        case error_code::needs_check:
+        case error_code::read_only:
+        case error_code::not_permitted:
+        case error_code::view_expired:
+        case error_code::failed: return true;
+        default: return false;
+    }
+}
+
+}  // namespace
+
+work::next simple_work::run() {
+    if (auto allowed = engine_.allows(style_.needs); !allowed) {
+        set_outcome(std::move(allowed));
+        return next::done;
+    }
+    if (auto outcome = change_(); !outcome) {
+        return engine_.refuse(*this, std::move(outcome).error());
+    }
+    if (style_.counts_as_change) {
+        engine_.changed(true);
+    }
+    return next::done;
+}
+
+result<void> engine::run(const std::function<result<void>()>& change, run_style style) {
+    simple_work request(*this, change, style);
+    return executor_.execute(pool_queue_, request);
+}
+
+void engine::changed(bool frees) {
+    if (!changed_) {
+        changed_ = true;
+        changed_since_ = clock_.monotonic();
+    }
+    frees_pending_ = frees_pending_ || frees;
+}
+
+void engine::allocated(range<data_block> blocks) {
+    for (data_block block = blocks.begin; block < blocks.end; ++block) {
+        in_flight_.insert(block.value());
+    }
+}
+
+void engine::settle(data_block block) {
+    in_flight_.erase(block.value());
+}
+
+work::next engine::refuse(work& request, error why) {
+    if (!is_refusal(why.code()) && !broken_by_) {
+        broken_by_ = why;
+    }
+    request.set_outcome(std::unexpected(std::move(why)));
+    return work::next::done;
+}
+
+void engine::begin_batch() {
+    broken_by_.reset();
+    metadata_->begin_batch();
+}
+
+result<void> engine::end_batch() {
+    metadata_->publish_batch();
+    return end_alone();
+}
+
+result<void> engine::end_alone() {
+    if (!broken_by_) {
+        return {};
+    }
+    error why = std::move(*broken_by_);
+    broken_by_.reset();
+    metadata_failed(why);
+    return std::unexpected(std::move(why));
+}
+
+// ---- failure
+
+void engine::mark_all_lost() {
+    for (const auto& state : open_states()) {
+        state->lost_changes.store(true);
+    }
+}
+
+// The kernel's procedure: abort, record that a check is needed, read-only; fail when that fails.
+void engine::metadata_failed(const error& why) {
+    log(log_level::error, "pool", "the metadata failed: " + why.to_string());
+    if (mode() == pool_mode::read_only || mode() == pool_mode::fail) {
+        return;
+    }
+    auto restored = metadata_->abort();
+    ++era_;
+    in_flight_.clear();
+    changed_ = false;
+    frees_pending_ = false;
+    commit_requested_ = false;
+    for (const auto& state : open_states()) {
+        if (!restored || metadata_->aborted_changes(*state->device)) {
+            state->lost_changes.store(true);
+        }
+        state->cache.advance_epoch();
+    }
+    if (restored) {
+        restored = metadata_->set_needs_check();
+    }
+    if (restored) {
+        metadata_->set_read_only();
+        set_mode(pool_mode::read_only, why.to_string());
+    } else {
+        set_mode(pool_mode::fail, why.to_string() + "; then " + restored.error().to_string());
+    }
+}
+
+// A failed flush may have dropped anything written since the last good one, and a later flush would
+// not tell: no mapping to such data may become durable any more.
+result<void> engine::flush_data() {
+    if (options_.read_only) {
+        return {};
+    }
+    auto flushed = data_device_->flush();
+    if (flushed) {
+        return {};
+    }
+    mark_all_lost();
+    const error why = flushed.error();
+    auto given_up = run(
+        [&]() -> result<void> {
+            return fail(error_code::io_error, "flushing the data device: " + why.message(),
+                        why.os_errno());
+        },
+        {.needs = need::nothing, .alone = true});
+    return flushed;
+}
+
+// ---- commit
+
+// EN2: in the committed state blocks in flight are free.
+result<void> engine::give_in_flight_back() {
+    for (const std::uint64_t block : in_flight_) {
+        UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
+    }
+    return {};
+}
+
+result<void> engine::take_in_flight_again() {
+    for (const std::uint64_t block : in_flight_) {
+        UTHIN_TRY(metadata_->inc_data_range({data_block(block), data_block(block + 1)}));
+    }
+    return {};
+}
+
+result<void> engine::commit() {
+    UTHIN_TRY(may_delete());
+    commit_requested_ = false;
+    if (!changed_) {
+        return {};
+    }
+    // ORDER: PO2. Whatever this transaction freed is unpublished and out of the caches by now. I/O
+    // that looked it up earlier holds a pin of the generation that ends here. commit() makes the
+    // blocks allocatable; nobody allocates (only we do) before those pins have ended.
+    const bool frees = frees_pending_;
+    const std::uint32_t grace = frees ? epochs_.begin_grace() : 0;
+    // ORDER: EN2. Nobody allocates between giving back and taking again.
+    auto committed = give_in_flight_back();
+    if (committed) {
+        committed = metadata_->commit();
+    }
+    if (frees) {
+        epochs_.wait(grace);
+    }
+    if (committed) {
+        counters_.commits.fetch_add(1, std::memory_order_relaxed);
+        changed_ = false;
+        frees_pending_ = false;
+        committed = take_in_flight_again();
+    }
+    if (!committed) {
+        if (data_flush_failed_) {
+            mark_all_lost();
+        }
+        metadata_failed(committed.error());
+        return committed;
+    }
+    judge_space();
+    return {};
+}
+
+void engine::judge_space() {
+    constexpr std::uint64_t resume_blocks_max = 64;
+    const auto data = metadata_->data_space();
+    const auto metadata = metadata_->metadata_space();
+    if (!data || !metadata) {
+        return;
+    }
+    if (metadata->free_blocks == 0) {
+        set_mode(pool_mode::out_of_metadata_space, "no free metadata block beside the reserve");
+        return;
+    }
+    // Some distance, so that the blocks that come and go with each commit do not toggle the mode.
+    const std::uint64_t resume = std::min(resume_blocks_max, metadata->total_blocks / 50 + 1);
+    if (mode() == pool_mode::out_of_metadata_space && metadata->free_blocks >= resume) {
+        set_mode(pool_mode::write, "");
+    }
+    if (mode() == pool_mode::out_of_data_space && data->free_blocks > 0) {
+        set_mode(pool_mode::write, "");
+    }
+}
+
+bool engine::commit_is_due() {
+    if (!changed_ || !may_delete()) {
+        return false;
+    }
+    if (commit_requested_ || (frees_pending_ && mode() == pool_mode::out_of_data_space)) {
+        return true;
+    }
+    const metadata_statistics counts = metadata_->statistics();
+    if (counts.dirty_blocks * metadata_block_size_bytes > options_.metadata_cache_bytes / 2) {
+        return true;
+    }
+    return clock_.monotonic() - changed_since_ >= options_.commit_interval;
+}
+
+std::chrono::nanoseconds engine::idle_time() {
+    constexpr std::chrono::nanoseconds longest = std::chrono::seconds(1);
+    constexpr std::chrono::nanoseconds shortest = std::chrono::milliseconds(1);
+    if (!changed_) {
+        return longest;
+    }
+    const std::chrono::nanoseconds left =
+        changed_since_ + options_.commit_interval - clock_.monotonic();
+    return std::clamp(left, shortest, longest);
+}
+
+}  // namespace uthin::pool_engine

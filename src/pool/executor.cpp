@@ -1,0 +1,240 @@
+#include "pool/executor.h"
+
+#include <chrono>
+
+namespace uthin::pool_engine {
+
+void work::finish() {
+    lock_guard held(lock_);
+    done_ = true;
+    completed_.notify_all();
+}
+
+result<void> executor::start() {
+    threaded_.store(true);
+    auto started = thread_.start([this] { loop(); });
+    if (!started) {
+        threaded_.store(false);
+    }
+    return started;
+}
+
+void executor::stop() {
+    {
+        lock_guard held(lock_);
+        stopping_ = true;
+        work_added_.notify_all();
+    }
+    thread_.join();
+    threaded_.store(false);
+    lock_guard held(lock_);
+    stopping_ = false;
+}
+
+void executor::push(work& request) {
+    work_queue& queue = *request.queue_;
+    queue.waiting_.push_back(&request);
+    if (!queue.in_rotation_) {
+        queue.in_rotation_ = true;
+        rotation_.push_back(&queue);
+    }
+    work_added_.notify_one();
+}
+
+void executor::submit(work_queue& queue, work& request) {
+    lock_guard held(lock_);
+    while (queue.waiting_.size() >= queue_limit && threaded_.load()) {
+        room_made_.wait(lock_);
+    }
+    request.queue_ = &queue;
+    push(request);
+}
+
+result<void> executor::execute(work_queue& queue, work& request) {
+    submit(queue, request);
+    wait_for(request);
+    return request.outcome();
+}
+
+void executor::wait_for(work& request) {
+    if (threaded_.load()) {
+        lock_guard held(request.lock_);
+        while (!request.done_) {
+            request.completed_.wait(request.lock_);
+        }
+        return;
+    }
+    for (;;) {
+        bool moved = false;
+        {
+            lock_guard held(turn_lock_);
+            moved = turn();
+        }
+        {
+            lock_guard held(request.lock_);
+            if (request.done_) {
+                return;
+            }
+        }
+        if (!moved) {
+            lock_guard held(lock_);
+            if (!woken_ && rotation_.empty()) {
+                work_added_.wait_for(lock_, std::chrono::milliseconds(10));
+            }
+        }
+    }
+}
+
+void executor::wake() {
+    lock_guard held(lock_);
+    woken_ = true;
+    work_added_.notify_one();
+}
+
+void executor::loop() {
+    for (;;) {
+        bool moved = false;
+        {
+            lock_guard held(turn_lock_);
+            moved = turn();
+        }
+        if (moved) {
+            continue;
+        }
+        const std::chrono::nanoseconds idle = host_.idle_time();
+        lock_guard held(lock_);
+        if (rotation_.empty() && !woken_) {
+            if (stopping_) {
+                return;
+            }
+            work_added_.wait_for(lock_, idle);
+        }
+    }
+}
+
+std::vector<work*> executor::take() {
+    std::vector<work*> batch;
+    lock_guard held(lock_);
+    woken_ = false;
+    while (batch.size() < batch_max_ && !rotation_.empty()) {
+        work_queue& queue = *rotation_.front();
+        rotation_.pop_front();
+        batch.push_back(queue.waiting_.front());
+        queue.waiting_.pop_front();
+        queue.in_rotation_ = !queue.waiting_.empty();
+        if (queue.in_rotation_) {
+            rotation_.push_back(&queue);
+        }
+        if (queue.waiting_.size() + 1 == queue_limit) {
+            room_made_.notify_all();
+        }
+    }
+    return batch;
+}
+
+bool executor::turn() {
+    std::vector<work*> batch = take();
+    const std::size_t fresh = batch.size();
+    batch.insert(batch.begin(), blocked_.begin(), blocked_.end());
+    const std::size_t blocked_before = blocked_.size();
+    blocked_.clear();
+    if (!batch.empty()) {
+        turns_.fetch_add(1, std::memory_order_relaxed);
+        requests_.fetch_add(fresh, std::memory_order_relaxed);
+        run_batch(batch);
+    }
+    const bool committed = commit_if_needed();
+    return fresh != 0 || committed || blocked_.size() < blocked_before;
+}
+
+void executor::run_batch(const std::vector<work*>& batch) {
+    std::vector<finished> ran;
+    host_.begin_batch();
+    for (work* request : batch) {
+        if (!request->runs_alone()) {
+            ran.push_back({request, request->run()});
+        }
+    }
+    auto ended = host_.end_batch();
+    for (finished& one : ran) {
+        if (!ended && one.verdict != work::next::blocked) {
+            one.verdict = work::next::done;
+            one.request->set_outcome(ended);
+        }
+        one.request->published();
+    }
+    sort(ran);
+    for (work* request : batch) {
+        if (request->runs_alone()) {
+            run_alone(*request);
+        }
+    }
+}
+
+void executor::run_alone(work& request) {
+    host_.begin_alone();
+    finished one{&request, request.run()};
+    if (auto ended = host_.end_alone(); !ended) {
+        one.verdict = work::next::done;
+        request.set_outcome(ended);
+    }
+    request.published();
+    sort({one});
+}
+
+void executor::sort(const std::vector<finished>& ran) {
+    for (const finished& one : ran) {
+        switch (one.verdict) {
+            case work::next::blocked: blocked_.push_back(one.request); break;
+            case work::next::space: for_space_.push_back(one.request); break;
+            case work::next::again: {
+                lock_guard held(lock_);
+                push(*one.request);
+                break;
+            }
+            case work::next::done:
+                if (one.request->wants_commit() && one.request->outcome()) {
+                    for_commit_.push_back(one.request);
+                } else {
+                    one.request->finish();
+                }
+                break;
+        }
+    }
+}
+
+// While a request is blocked, doors are closed and writes wait behind them: a commit would make
+// them wait for its flushes too. It is put off until the doors are open, unless somebody who may
+// himself be what is waited for needs its space.
+bool executor::commit_if_needed() {
+    if (!blocked_.empty() && for_space_.empty()) {
+        return false;
+    }
+    if (for_commit_.empty() && for_space_.empty() && !host_.commit_is_due()) {
+        return false;
+    }
+    const auto committed = host_.commit();
+    std::vector<work*> waited;
+    waited.swap(for_commit_);
+    for (work* request : waited) {
+        if (!committed) {
+            request->set_outcome(committed);
+        }
+        request->finish();
+    }
+    waited.clear();
+    waited.swap(for_space_);
+    for (work* request : waited) {
+        if (!committed) {
+            request->set_outcome(committed);
+            request->finish();
+            continue;
+        }
+        request->retried_ = true;
+        lock_guard held(lock_);
+        push(*request);
+    }
+    return true;
+}
+
+}  // namespace uthin::pool_engine

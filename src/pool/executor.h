@@ -1,0 +1,170 @@
+// The metadata executor: runs every change of a pool's metadata, one after another, in batches.
+//
+// A turn takes requests in rotation from the queues (one per volume, one for the pool itself), runs
+// them inside one metadata batch, publishes it, tells the requests so, completes those that are
+// done, and commits when somebody needs it.
+//
+// Invariants
+//   EX1  A request completes after what it changed was published; with wants_commit() after a
+//   commit
+//        that began after it was queued.
+//   EX2  Requests of one queue start in order; a queue with work gets a request into every
+//   rotation. EX3  A queue holds at most `queue_limit` requests; further submitters wait.
+// Threads   One thread between start() and stop(); otherwise whoever waits in execute() runs turns.
+//           submit, execute and wake: any thread but the executor's own.
+// Failures  Those of the requests, in work::outcome.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "base/thread.h"
+
+namespace uthin::pool_engine {
+
+class executor;
+
+// One request. The submitter owns it and keeps it until it is done.
+class work {
+public:
+    enum class next : std::uint8_t {
+        done,     // complete it (after a commit, with wants_commit())
+        again,    // put it at the end of its queue: a slice was done
+        space,    // run it again after a commit
+        blocked,  // run it again in the next turn after a wake(): it waits for tickets
+    };
+
+    work() = default;
+    work(const work&) = delete;
+    work& operator=(const work&) = delete;
+    virtual ~work() = default;
+
+    // On the executor. Alone: outside a batch, where committing is allowed.
+    [[nodiscard]] virtual next run() = 0;
+    // On the executor, after what run() did was published or given up.
+    virtual void published() {}
+    // On the executor, at the very end. The object may be gone when it returns.
+    virtual void finish();
+
+    [[nodiscard]] bool runs_alone() const noexcept { return runs_alone_; }
+    [[nodiscard]] bool wants_commit() const noexcept { return wants_commit_; }
+    [[nodiscard]] bool retried() const noexcept { return retried_; }
+    // Read after execute() returned, or by the executor.
+    [[nodiscard]] const result<void>& outcome() const noexcept { return outcome_; }
+    void set_outcome(result<void> outcome) { outcome_ = std::move(outcome); }
+
+protected:
+    bool runs_alone_ = false;
+    bool wants_commit_ = false;
+
+private:
+    friend class executor;
+    bool retried_ = false;  // came back after next::space
+    class work_queue* queue_ = nullptr;
+    result<void> outcome_;
+    mutex lock_;
+    condition completed_;
+    bool done_ GUARDED_BY(lock_) = false;
+};
+
+// The requests of one volume. Outlives them.
+class work_queue {
+public:
+    work_queue() = default;
+    work_queue(const work_queue&) = delete;
+    work_queue& operator=(const work_queue&) = delete;
+
+private:
+    friend class executor;
+    std::deque<work*> waiting_;  // guarded by the executor's lock
+    bool in_rotation_ = false;
+};
+
+// What the executor works for.
+class executor_host {
+public:
+    virtual ~executor_host() = default;
+    virtual void begin_batch() = 0;
+    // Publishes, or gives the transaction up when a request of the batch broke it. The error then
+    // becomes the outcome of every request of the batch.
+    [[nodiscard]] virtual result<void> end_batch() = 0;
+    // Before and after a request that runs alone.
+    virtual void begin_alone() = 0;
+    [[nodiscard]] virtual result<void> end_alone() = 0;
+    [[nodiscard]] virtual result<void> commit() = 0;
+    // By time or by volume of changes.
+    [[nodiscard]] virtual bool commit_is_due() = 0;
+    // How long the executor may sleep when there is nothing to do.
+    [[nodiscard]] virtual std::chrono::nanoseconds idle_time() = 0;
+};
+
+class executor {
+public:
+    static constexpr std::size_t queue_limit = 256;
+
+    executor(executor_host& host, std::uint32_t batch_max)
+        : host_(host), batch_max_(batch_max == 0 ? 1 : batch_max) {}
+    ~executor() { stop(); }
+
+    [[nodiscard]] result<void> start();
+    // Runs what is queued, then ends the thread.
+    void stop();
+
+    // Returns at once (or when the queue has room).
+    void submit(work_queue& queue, work& request);
+    // Returns when it is done, with its outcome.
+    [[nodiscard]] result<void> execute(work_queue& queue, work& request);
+    // Without a thread: runs turns on this thread until `request` is done. Else only waits.
+    void wait_for(work& request);
+    // Blocked requests may go on.
+    void wake();
+
+    [[nodiscard]] bool threaded() const noexcept { return threaded_.load(); }
+    [[nodiscard]] std::uint64_t turns() const noexcept { return turns_.load(); }
+    [[nodiscard]] std::uint64_t requests() const noexcept { return requests_.load(); }
+
+private:
+    struct finished {
+        work* request;
+        work::next verdict;
+    };
+
+    void loop();
+    // False when there was nothing to do.
+    bool turn() REQUIRES(turn_lock_);
+    [[nodiscard]] std::vector<work*> take();
+    void push(work& request) REQUIRES(lock_);
+    void run_batch(const std::vector<work*>& batch) REQUIRES(turn_lock_);
+    void run_alone(work& request) REQUIRES(turn_lock_);
+    void sort(const std::vector<finished>& ran) REQUIRES(turn_lock_);
+    // True when it committed.
+    bool commit_if_needed() REQUIRES(turn_lock_);
+    static void complete(work& request, const result<void>* failure);
+
+    executor_host& host_;
+    const std::uint32_t batch_max_;
+
+    mutex turn_lock_;  // whoever holds it is the executor
+    std::vector<work*> blocked_ GUARDED_BY(turn_lock_);
+    std::vector<work*> for_commit_ GUARDED_BY(turn_lock_);
+    std::vector<work*> for_space_ GUARDED_BY(turn_lock_);
+
+    mutex lock_;
+    condition work_added_;
+    condition room_made_;
+    std::deque<work_queue*> rotation_ GUARDED_BY(lock_);
+    bool woken_ GUARDED_BY(lock_) = false;
+    bool stopping_ GUARDED_BY(lock_) = false;
+
+    std::atomic<bool> threaded_{false};
+    std::atomic<std::uint64_t> turns_{0};
+    std::atomic<std::uint64_t> requests_{0};
+    thread thread_;
+};
+
+}  // namespace uthin::pool_engine

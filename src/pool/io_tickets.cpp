@@ -1,0 +1,111 @@
+#include "pool/io_tickets.h"
+
+#include "base/thread.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+constexpr std::size_t slot(io_kind kind) {
+    return static_cast<std::size_t>(kind);
+}
+
+}  // namespace
+
+// Taking a ticket stores to a counter and then loads the door; closing stores to the door and then
+// loads the counters. Both sides use seq_cst, so at least one sees the other: either the taker
+// turns back at the closed door, or the closer sees the ticket.
+result<io_ticket> io_tickets::take(io_kind kind) {
+    const std::uint32_t index = thread_number() % shard_count;
+    for (;;) {
+        shards_[index].tickets[slot(kind)].fetch_add(1, std::memory_order_seq_cst);
+        if (closed_[slot(kind)].load(std::memory_order_seq_cst) == 0) {
+            io_ticket ticket;
+            ticket.owner_ = this;
+            ticket.shard_ = index;
+            ticket.kind_ = kind;
+            return ticket;
+        }
+        release(index, kind);
+        lock_guard held(lock_);
+        while (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0 && !gone_) {
+            opened_.wait(lock_);
+        }
+        if (gone_) {
+            return fail(error_code::failed, "the pool was closed");
+        }
+    }
+}
+
+// The decrement releases (seq_cst includes it) and drained() acquires: IT3.
+void io_tickets::release(std::uint32_t shard_index, io_kind kind) noexcept {
+    shards_[shard_index].tickets[slot(kind)].fetch_sub(1, std::memory_order_seq_cst);
+    if (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0) {
+        on_release_();
+    }
+}
+
+void io_tickets::close_door(bool reads_too) {
+    closed_[slot(io_kind::write)].fetch_add(1, std::memory_order_seq_cst);
+    if (reads_too) {
+        closed_[slot(io_kind::read)].fetch_add(1, std::memory_order_seq_cst);
+    }
+}
+
+void io_tickets::open_door(bool reads_too) {
+    lock_guard held(lock_);
+    closed_[slot(io_kind::write)].fetch_sub(1, std::memory_order_seq_cst);
+    if (reads_too) {
+        closed_[slot(io_kind::read)].fetch_sub(1, std::memory_order_seq_cst);
+    }
+    opened_.notify_all();
+}
+
+// A counter that was seen at zero after the door closed can only rise for a taker that turns back
+// at once and touches nothing, so the shards need not be seen at zero at the same time.
+bool io_tickets::drained(bool reads_too) const {
+    for (const shard& one : shards_) {
+        if (one.tickets[slot(io_kind::write)].load(std::memory_order_seq_cst) != 0) {
+            return false;
+        }
+        if (reads_too && one.tickets[slot(io_kind::read)].load(std::memory_order_seq_cst) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void io_tickets::close_for_good() {
+    close_door(true);
+    lock_guard held(lock_);
+    gone_ = true;
+    opened_.notify_all();
+}
+
+}  // namespace uthin::pool_engine
+
+namespace uthin {
+
+io_ticket::io_ticket(io_ticket&& other) noexcept
+    : owner_(std::exchange(other.owner_, nullptr)), shard_(other.shard_), kind_(other.kind_) {
+}
+
+io_ticket& io_ticket::operator=(io_ticket&& other) noexcept {
+    if (this != &other) {
+        if (owner_ != nullptr) {
+            owner_->release(shard_, kind_);
+        }
+        owner_ = std::exchange(other.owner_, nullptr);
+        shard_ = other.shard_;
+        kind_ = other.kind_;
+    }
+    return *this;
+}
+
+io_ticket::~io_ticket() {
+    if (owner_ != nullptr) {
+        owner_->release(shard_, kind_);
+    }
+}
+
+}  // namespace uthin

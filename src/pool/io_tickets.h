@@ -1,0 +1,54 @@
+// The client requests in flight in one volume, and the doors that hold new ones back.
+//
+// Invariants
+//   IT1  While the door of a kind is closed no ticket of that kind is given out.
+//   IT2  Once drained() was true with the door closed, it stays true until the door opens.
+//   IT3  What a holder did under its ticket happens before what the closer does after drained().
+// Threads   take() and the release of tickets: any; the rest: the executor.
+// Failures  take: `failed` after close_for_good().
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "uthin/thin.h"
+
+namespace uthin::pool_engine {
+
+class io_tickets {
+public:
+    // `on_release` is called when a ticket ends behind a closed door; any thread, no lock held.
+    explicit io_tickets(std::function<void()> on_release) : on_release_(std::move(on_release)) {}
+
+    // Waits at the door. Takes no lock while it is open.
+    [[nodiscard]] result<io_ticket> take(io_kind kind);
+
+    // Doors nest: as many opens as closes. `reads_too`: both kinds, else writes only.
+    void close_door(bool reads_too);
+    void open_door(bool reads_too);
+    [[nodiscard]] bool drained(bool reads_too) const;
+    // Both doors, never to open again; who waits there or comes later is refused.
+    void close_for_good();
+
+private:
+    friend class uthin::io_ticket;
+    static constexpr std::size_t shard_count = 16;
+    struct alignas(64) shard {
+        std::array<std::atomic<std::uint32_t>, 2> tickets{};  // by kind
+    };
+
+    void release(std::uint32_t shard_index, io_kind kind) noexcept;
+
+    std::array<shard, shard_count> shards_;
+    std::array<std::atomic<std::uint32_t>, 2> closed_{};  // by kind: how many times
+    mutex lock_;
+    condition opened_;
+    bool gone_ GUARDED_BY(lock_) = false;
+    const std::function<void()> on_release_;
+};
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,168 @@
+#include "pool/mapping_cache.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/thread.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+constexpr std::uint64_t virtual_block_limit = 1ULL << 48;  // larger ones are never cached
+constexpr std::uint64_t data_block_mask = (1ULL << 40) - 1;
+constexpr std::uint64_t shared_bit = 1ULL << 40;
+constexpr std::uint64_t valid_bit = 1ULL << 41;
+
+constexpr std::uint64_t first_word(virtual_block block, std::uint64_t epoch) {
+    return block.value() << 16 | (epoch & 0xffff);
+}
+
+constexpr std::uint64_t epoch_high(std::uint64_t epoch) {
+    return (epoch >> 16) << 42;
+}
+
+}  // namespace
+
+mapping_cache::mapping_cache(std::uint32_t entries) {
+    const std::uint64_t sets = std::bit_ceil(std::max<std::uint64_t>(1, entries / ways));
+    set_mask_ = sets - 1;
+    sets_ = std::make_unique<set[]>(sets);
+}
+
+// Neighbouring blocks go to neighbouring sets, so that a scan fills the cache evenly.
+mapping_cache::set& mapping_cache::set_of(virtual_block block) const {
+    return sets_[block.value() & set_mask_];
+}
+
+bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_block block,
+                            std::uint64_t epoch) {
+    constexpr std::uint64_t not_epoch = data_block_mask | shared_bit | valid_bit;
+    return first == first_word(block, epoch) && (second & valid_bit) != 0 &&
+           (second & ~not_epoch) == epoch_high(epoch);
+}
+
+// Memory orders. A writer makes the version odd (acquire RMW), stores the words with release, and
+// makes it even with release. A reader loads the version and the words with acquire, then the
+// version again. If it saw a word of some writer, that writer's odd version happens before the
+// second load, which then differs from the first: a torn pair is never used. The epoch is loaded
+// first, with acquire: it pairs with the release in advance_epoch(), so who sees the new epoch also
+// sees the published change that it stands for, and an entry stored under an older epoch can not
+// match.
+std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
+    on_miss.epoch = epoch_.load(std::memory_order_acquire);
+    const set& where = set_of(block);
+    on_miss.version = where.version.load(std::memory_order_acquire);
+    if ((on_miss.version & 1) != 0 || block.value() >= virtual_block_limit) {
+        on_miss.version |= 1;  // fill() will refuse
+        return std::nullopt;
+    }
+    for (const entry& one : where.entries) {
+        const std::uint64_t first = one.first.load(std::memory_order_acquire);
+        const std::uint64_t second = one.second.load(std::memory_order_acquire);
+        if (matches(first, second, block, on_miss.epoch)) {
+            if (where.version.load(std::memory_order_relaxed) != on_miss.version) {
+                break;
+            }
+            return lookup_result{data_block(second & data_block_mask), (second & shared_bit) != 0};
+        }
+    }
+    return std::nullopt;
+}
+
+void mapping_cache::lock(set& where) {
+    for (;;) {
+        std::uint64_t version = where.version.load(std::memory_order_relaxed);
+        if ((version & 1) == 0 &&
+            where.version.compare_exchange_weak(version, version + 1, std::memory_order_acquire,
+                                                std::memory_order_relaxed)) {
+            return;
+        }
+        yield_thread();  // the holder stores a few words
+    }
+}
+
+// Also when nothing was changed: a new version voids the misses of before (MC2).
+void mapping_cache::unlock(set& where) {
+    where.version.store(where.version.load(std::memory_order_relaxed) + 1,
+                        std::memory_order_release);
+}
+
+void mapping_cache::store(entry& where, virtual_block block, const lookup_result& mapping,
+                          std::uint64_t epoch) {
+    const std::uint64_t second = (mapping.block.value() & data_block_mask) |
+                                 (mapping.shared ? shared_bit : 0) | valid_bit | epoch_high(epoch);
+    where.first.store(first_word(block, epoch), std::memory_order_release);
+    where.second.store(second, std::memory_order_release);
+}
+
+// The block's own entry, else a dead one, else they take turns.
+mapping_cache::entry& mapping_cache::victim(set& where, virtual_block block, std::uint64_t epoch) {
+    entry* dead = nullptr;
+    for (entry& one : where.entries) {
+        const std::uint64_t first = one.first.load(std::memory_order_relaxed);
+        const std::uint64_t second = one.second.load(std::memory_order_relaxed);
+        if (first >> 16 == block.value()) {
+            return one;
+        }
+        if (!matches(first, second, virtual_block(first >> 16), epoch)) {
+            dead = &one;
+        }
+    }
+    if (dead != nullptr) {
+        return *dead;
+    }
+    return where.entries[(where.version.load(std::memory_order_relaxed) >> 1) % ways];
+}
+
+// The exchange fails when the set changed since the miss: by an invalidation (then the mapping may
+// be old) or by another fill (then we lose a little). Its success orders the stores behind it.
+void mapping_cache::fill(virtual_block block, const miss& from, const lookup_result& mapping) {
+    std::uint64_t expected = from.version;
+    set& where = set_of(block);
+    if ((expected & 1) != 0 ||
+        !where.version.compare_exchange_strong(expected, expected + 1, std::memory_order_acquire,
+                                               std::memory_order_relaxed)) {
+        return;
+    }
+    store(victim(where, block, from.epoch), block, mapping, from.epoch);
+    unlock(where);
+}
+
+void mapping_cache::put(virtual_block block, const lookup_result& mapping) {
+    if (block.value() >= virtual_block_limit) {
+        return;
+    }
+    const std::uint64_t epoch = epoch_.load(std::memory_order_relaxed);  // only we store it
+    set& where = set_of(block);
+    lock(where);
+    store(victim(where, block, epoch), block, mapping, epoch);
+    unlock(where);
+}
+
+void mapping_cache::invalidate(virtual_block block) {
+    set& where = set_of(block);
+    lock(where);
+    for (entry& one : where.entries) {
+        if (one.first.load(std::memory_order_relaxed) >> 16 == block.value()) {
+            one.second.store(0, std::memory_order_release);
+        }
+    }
+    unlock(where);
+}
+
+void mapping_cache::invalidate(range<virtual_block> blocks) {
+    if (blocks.count() > set_mask_ / 8) {
+        advance_epoch();
+        return;
+    }
+    for (virtual_block block = blocks.begin; block < blocks.end; ++block) {
+        invalidate(block);
+    }
+}
+
+void mapping_cache::advance_epoch() {
+    epoch_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,77 @@
+// The mappings of one volume that the hit path finds without a lock: fixed size, set-associative.
+//
+// Invariants
+//   MC1  find() returns a mapping that was published, and no change of it was followed by put(),
+//        invalidate() or advance_epoch() before find() began.
+//   MC2  Nothing looked up before such a change can be stored after it: the ticket that find()
+//   gives
+//        on a miss is void once its set or the epoch changed.
+// Threads   find, fill: any. The others: the executor, after it published the change they are for.
+//           What makes a hit safe to *use* is not here: the io_ticket taken before find() keeps a
+//           snapshot from making a "not shared" untrue until the write ended, and the data_pin
+//           keeps an unmapped block from being given to somebody else.
+// Failures  None; an entry may be missing at any time.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "uthin/metadata.h"
+#include "uthin/units.h"
+
+namespace uthin::pool_engine {
+
+class mapping_cache {
+public:
+    // What a miss leaves behind: the state of the set, read before the caller looks up.
+    struct miss {
+        std::uint64_t version = 0;
+        std::uint64_t epoch = 0;
+    };
+
+    explicit mapping_cache(std::uint32_t entries);
+
+    [[nodiscard]] std::optional<lookup_result> find(virtual_block block, miss& on_miss) const;
+    // Stores what the caller looked up after find() missed, unless MC2 forbids it.
+    void fill(virtual_block block, const miss& from, const lookup_result& mapping);
+
+    void put(virtual_block block, const lookup_result& mapping);
+    void invalidate(virtual_block block);
+    void invalidate(range<virtual_block> blocks);
+    // Every entry dies at once, O(1).
+    void advance_epoch();
+
+private:
+    static constexpr std::size_t ways = 3;
+    // Two words per mapping:
+    //   first   virtual block (48 bits), epoch bits 0..15
+    //   second  data block (40 bits), shared (1), valid (1), epoch bits 16..37
+    struct entry {
+        std::atomic<std::uint64_t> first{0};
+        std::atomic<std::uint64_t> second{0};
+    };
+    // One cache line. `version` is odd while somebody writes to the set.
+    struct alignas(64) set {
+        std::atomic<std::uint64_t> version{0};
+        std::array<entry, ways> entries;
+    };
+    static_assert(sizeof(set) == 64);
+
+    [[nodiscard]] set& set_of(virtual_block block) const;
+    static void lock(set& where);
+    static void unlock(set& where);
+    static void store(entry& where, virtual_block block, const lookup_result& mapping,
+                      std::uint64_t epoch);
+    [[nodiscard]] static entry& victim(set& where, virtual_block block, std::uint64_t epoch);
+    [[nodiscard]] static bool matches(std::uint64_t first, std::uint64_t second,
+                                      virtual_block block, std::uint64_t epoch);
+
+    std::atomic<std::uint64_t> epoch_{1};
+    std::uint64_t set_mask_;
+    std::unique_ptr<set[]> sets_;
+};
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,224 @@
+// A pool as people see it: volumes with names and sizes, kept together from metadata and catalogue.
+//
+// Every change of both stores is an intent in the catalogue, then the metadata commit, then the
+// resolution (catalogue.h). On opening, pending intents are resolved by looking at the metadata.
+//
+// Invariants
+//   DI1  A name or size that was told to a caller survives a power cut together with its device:
+//        after any cut a command has happened wholly or not at all.
+//   DI2  A device that is being reaped is no volume and its id is not given out.
+//   DI3  The metadata and data devices are not written before the first change.
+//   DI4  The pool's transaction id is moved only in pools that uthin made: there it makes every
+//        identity unique, so that a reused id never gets an old name.
+// Threads   Any, except open(), assemble(), start(), close() and the destructor: one thread,
+//           nothing else running. Changes are made one after another.
+// Failures  Refusals name the object, the cause and the remedy and change nothing. After a failed
+//           commit of either store it is open whether the change happened: close and open again.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "pool/catalogue.h"
+#include "pool/kernel_words.h"
+#include "pool/pool_devices.h"
+#include "pool/pool_file.h"
+#include "pool/pool_service.h"
+#include "uthin/pool.h"
+
+namespace uthin {
+
+enum class open_purpose : std::uint8_t {
+    inspect,  // nothing is changed: neither store, not even to resolve intents
+    change,   // intents are resolved, deletions run to their end in the calls that begin them
+    serve,    // as change; deletions run in the background after start()
+};
+
+struct directory_options {
+    open_purpose purpose = open_purpose::change;
+    // For devices that another process owns.
+    std::chrono::nanoseconds wait{0};
+    std::string catalogue_vfs;
+    // What pool.json does not say; its fields are overwritten.
+    pool_options pool;
+};
+
+// An opened pool's parts, for callers that bring their own devices (crash simulation).
+struct directory_parts {
+    std::string directory;
+    pool_file file;
+    pool_devices devices;
+    std::unique_ptr<catalogue> names;
+};
+
+struct create_pool_request {
+    std::string directory;
+    std::uint64_t data_size_bytes = 0;
+    std::uint64_t block_size_bytes = 64U << 10;
+    std::optional<std::uint64_t> metadata_size_bytes;
+    std::string metadata_url;  // empty: a new sparse file in the directory
+    std::string data_url;
+    // "N%" of the data blocks, or blocks.
+    std::string low_water;
+    pool_file features;  // the switches of it
+    std::chrono::nanoseconds wait{0};
+    std::string catalogue_vfs;
+};
+
+struct adopt_pool_request {
+    std::string directory;
+    std::string metadata_url;
+    std::string data_url;
+    bool read_only = false;
+    // A pool whose pool.json is there gets an empty catalogue; the old file is kept beside it.
+    bool rebuild_catalogue = false;
+    std::chrono::nanoseconds wait{0};
+    std::string catalogue_vfs;
+};
+
+class pool_directory {
+public:
+    // Makes DIR (if it is missing) and what is in it. Refuses what is there already; what a failed
+    // call made is removed again.
+    [[nodiscard]] static result<void> create(const create_pool_request& request, clock& time);
+    // Makes DIR, pool.json and an empty catalogue around existing devices, which are only read.
+    [[nodiscard]] static result<void> adopt(const adopt_pool_request& request, clock& time);
+    [[nodiscard]] static result<std::unique_ptr<pool_directory>> open(
+        const std::string& directory, const directory_options& options, clock& time);
+    [[nodiscard]] static result<std::unique_ptr<pool_directory>> assemble(
+        directory_parts parts, const directory_options& options, clock& time);
+    ~pool_directory();
+    pool_directory(const pool_directory&) = delete;
+    pool_directory& operator=(const pool_directory&) = delete;
+
+    // Starts the pool's thread and the deletions that were left over. Once.
+    [[nodiscard]] result<void> start();
+    // Commits and gives the devices back. Deletions go on at the next opening.
+    [[nodiscard]] result<void> close();
+
+    [[nodiscard]] pool& engine() noexcept { return *pool_; }
+    [[nodiscard]] const std::string& directory() const noexcept { return directory_; }
+    [[nodiscard]] pool_file file() const;
+
+    // ---- reading
+    [[nodiscard]] result<std::vector<volume_info>> list();
+    [[nodiscard]] result<volume_info> show(std::string_view name);
+    [[nodiscard]] result<pool_report> report();
+
+    // ---- volumes
+    [[nodiscard]] result<volume_info> create_volume(const create_volume_request& request);
+    [[nodiscard]] result<std::vector<volume_info>> create_snapshots(
+        const create_snapshots_request& request);
+    [[nodiscard]] result<volume_info> rename(std::string_view name, std::string_view new_name);
+    [[nodiscard]] result<volume_info> resize(std::string_view name, std::uint64_t size_bytes);
+    // False: there was none, and that was allowed.
+    [[nodiscard]] result<bool> remove(const delete_volume_request& request);
+    [[nodiscard]] result<volume_info> rollback(const rollback_request& request);
+    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(std::string_view name,
+                                                              bool read_only);
+
+    // ---- the pool
+    [[nodiscard]] result<void> message(std::string_view text);
+    [[nodiscard]] result<void> grow(const grow_request& request);
+    [[nodiscard]] result<void> set(const std::map<std::string, std::string>& settings);
+    [[nodiscard]] result<check_reply> check(const check_request& request);
+    [[nodiscard]] result<std::optional<std::uint64_t>> metadata_snapshot(
+        metadata_snapshot_action action);
+    [[nodiscard]] result<release_reply> release();
+
+private:
+    // What the metadata says now.
+    struct probe_result {
+        std::uint32_t time = 0;
+        std::uint64_t transaction_id = 0;
+        std::map<device_id, device_details> devices;  // those asked for that exist
+        [[nodiscard]] bool has(const device_identity& identity) const;
+    };
+    struct found_volume {
+        volume_record record;  // without uuid for a device that is not in the catalogue
+        device_details details;
+        [[nodiscard]] bool recorded() const { return !record.uuid.empty(); }
+    };
+    using details_map = std::map<device_id, device_details>;
+
+    pool_directory(directory_parts parts, const directory_options& options, clock& time);
+
+    [[nodiscard]] result<void> resolve_pending();
+    [[nodiscard]] result<void> settle_deletions() REQUIRES(change_lock_);
+    void begin_reaping(device_id id) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> prepare_change(std::string_view what) REQUIRES(change_lock_);
+
+    [[nodiscard]] result<probe_result> probe(std::span<const device_id> ids);
+    // With the mapped end of `id` in blocks.
+    [[nodiscard]] result<std::uint64_t> mapped_end_bytes(device_id id);
+    [[nodiscard]] result<details_map> list_devices();
+    [[nodiscard]] result<std::optional<found_volume>> find(std::string_view name)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<found_volume> must_find(std::string_view name) REQUIRES(change_lock_);
+    // The volume's record, made if the device had none.
+    [[nodiscard]] result<volume_record> must_have_record(std::string_view name)
+        REQUIRES(change_lock_);
+    // Records that stand in the way of `name` and `id` though their devices are gone.
+    [[nodiscard]] result<std::vector<std::string>> stale_records(std::span<const std::string> names,
+                                                                 std::span<const device_id> ids)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<std::vector<volume_info>> gather();
+    [[nodiscard]] result<volume_info> describe(std::string_view name) REQUIRES(change_lock_);
+    [[nodiscard]] volume_info info_of(const volume_record& record, const device_details& details,
+                                      const std::map<std::string, std::string>& names) const;
+
+    [[nodiscard]] result<device_id> unused_id(bool hidden) REQUIRES(change_lock_);
+    [[nodiscard]] result<bool> id_is_free(device_id id) REQUIRES(change_lock_);
+    // Makes the identities of the next creations unique, where that is allowed.
+    [[nodiscard]] result<probe_result> advance_transaction_id() REQUIRES(change_lock_);
+    [[nodiscard]] result<void> make_devices(std::span<intent> intents,
+                                            std::span<const std::string> stale,
+                                            const std::function<result<void>()>& make)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<std::optional<std::vector<volume_info>>> existing_snapshots(
+        const create_snapshots_request& request) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> check_rollback(const rollback_request& request,
+                                              const found_volume& target,
+                                              const found_volume& source) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> apply_message(const kernel_message& message) REQUIRES(change_lock_);
+    [[nodiscard]] result<pool_file> changed_file(const std::map<std::string, std::string>& settings)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<void> apply_file(const pool_file& wanted) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> grow_device(block_device& device, std::string_view url,
+                                           std::uint64_t size_bytes) REQUIRES(change_lock_);
+    [[nodiscard]] bool in_use(device_id id);
+    [[nodiscard]] std::size_t volumes_in_use();
+
+    const std::string directory_;
+    clock& time_;
+    const open_purpose purpose_;
+    pool_options pool_options_;
+    pool_devices devices_;                     // until the pool has them
+    block_device* metadata_device_ = nullptr;  // the pool's
+    std::unique_ptr<catalogue> names_;
+    std::unique_ptr<pool> pool_;
+    bool started_ = false;
+
+    mutable mutex file_lock_;  // innermost
+    pool_file file_ GUARDED_BY(file_lock_);
+
+    mutex change_lock_;  // outermost
+    std::map<device_id, intent> reaping_ GUARDED_BY(change_lock_);
+    std::uint64_t next_id_ GUARDED_BY(change_lock_) = 0;
+
+    mutex open_lock_;  // taken inside change_lock_
+    std::map<device_id, std::weak_ptr<volume>> open_ GUARDED_BY(open_lock_);
+};
+
+}  // namespace uthin

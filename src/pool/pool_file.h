@@ -1,0 +1,56 @@
+// pool.json: where a pool's metadata and data are, and how it is to be run.
+//
+// Invariants
+//   PF1  Changed by rename only; a file that is there is whole.
+//   PF2  Fields that this version does not know are refused, not dropped: they may matter.
+// Threads   Plain values.
+// Failures  not_found (no pool.json), corrupt (not JSON, wrong types or values), unsupported (newer
+//           version).
+// Source    docs/catalogue.md.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "uthin/error.h"
+#include "uthin/pool.h"
+
+namespace uthin {
+
+struct pool_file {
+    std::string uuid;
+    // URLs as io::open_device takes them; a plain relative path is relative to the directory.
+    std::string metadata = "metadata";
+    std::string data = "data";
+    // Made by the kernel, LVM or the tools: its transaction id is not ours to move.
+    bool adopted = false;
+
+    bool zero_new_blocks = true;
+    discard_mode discard = discard_mode::passdown;
+    bool error_if_no_space = false;
+    bool read_only = false;
+    std::chrono::seconds no_space_timeout{60};
+    std::uint64_t low_water_blocks = 0;
+
+    bool operator==(const pool_file&) const = default;
+};
+
+[[nodiscard]] std::string_view to_string(discard_mode mode) noexcept;
+[[nodiscard]] result<discard_mode> parse_discard_mode(std::string_view text);
+
+[[nodiscard]] result<std::string> format_pool_file(const pool_file& file);
+// `path` is for messages.
+[[nodiscard]] result<pool_file> parse_pool_file(std::string_view text, std::string_view path);
+
+// DIR/pool.json.
+[[nodiscard]] result<pool_file> load_pool_file(const std::string& directory);
+[[nodiscard]] result<void> store_pool_file(const std::string& directory, const pool_file& file);
+
+// `url` of a pool in `directory`, as io::open_device takes it.
+[[nodiscard]] std::string resolved_url(const std::string& directory, const std::string& url);
+// The local path that a URL means; empty for anything else.
+[[nodiscard]] std::string path_of_url(std::string_view url);
+
+}  // namespace uthin

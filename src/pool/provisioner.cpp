@@ -1,0 +1,241 @@
+#include "pool/provisioner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/aligned_buffer.h"
+#include "pool/copier.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+// Up to here a partly written block is put together in memory and written at once.
+constexpr std::uint64_t small_block_bytes = 1 << 20;
+
+// Finds new blocks for the first part of the plan: as many as there are.
+class allocate_work final : public work {
+public:
+    allocate_work(engine& owner, std::span<block_plan> plan) : engine_(owner), plan_(plan) {}
+
+    [[nodiscard]] next run() override {
+        era_ = engine_.era();
+        if (auto allowed = engine_.may_change(); !allowed) {
+            set_outcome(std::move(allowed));
+            return next::done;
+        }
+        const auto metadata = engine_.metadata().metadata_space();
+        if (!metadata) {
+            return engine_.refuse(*this, metadata.error());
+        }
+        if (metadata->free_blocks == 0) {
+            if (!retried()) {
+                engine_.changed(true);  // a commit gives back what the transaction replaced
+                return next::space;
+            }
+            set_outcome(fail(error_code::no_metadata_space, "the pool's metadata is full"));
+            return next::done;
+        }
+        while (count_ < plan_.size()) {
+            auto found = engine_.metadata().alloc_data_range(plan_.size() - count_);
+            if (!found) {
+                if (found.error().code() != error_code::no_data_space) {
+                    return engine_.refuse(*this, std::move(found).error());
+                }
+                return count_ > 0 ? next::done : nothing_found();
+            }
+            engine_.allocated(*found);
+            for (data_block block = found->begin; block < found->end; ++block) {
+                plan_[count_].fresh = block;
+                ++count_;
+            }
+        }
+        return next::done;
+    }
+
+    [[nodiscard]] std::size_t count() const noexcept { return count_; }
+    [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
+
+private:
+    // Blocks freed in this transaction can be had after a commit.
+    [[nodiscard]] next nothing_found() {
+        if (!retried() && engine_.frees_pending()) {
+            return next::space;
+        }
+        engine_.out_of_data_space();
+        set_outcome(fail(error_code::no_data_space, "no free data block in the pool"));
+        return next::done;
+    }
+
+    engine& engine_;
+    const std::span<block_plan> plan_;
+    std::size_t count_ = 0;
+    std::uint64_t era_ = 0;
+};
+
+// Inserts the mappings, or gives the blocks back.
+class insert_work final : public work {
+public:
+    insert_work(engine& owner, volume_state& state, std::span<block_plan> plan, std::uint64_t era,
+                bool give_back)
+        : engine_(owner), state_(state), plan_(plan), era_(era), give_back_(give_back) {}
+
+    [[nodiscard]] next run() override {
+        if (era_ != engine_.era()) {
+            set_outcome(fail(error_code::io_error, "the transaction was aborted"));
+            return next::done;
+        }
+        const auto allowed = engine_.may_change();
+        for (block_plan& one : plan_) {
+            auto settled = give_back_ || !allowed ? release(one) : insert(one);
+            if (!settled) {
+                return engine_.refuse(*this, std::move(settled).error());
+            }
+        }
+        set_outcome(give_back_ ? result<void>() : allowed);
+        return next::done;
+    }
+
+    void published() override {
+        if (!outcome()) {
+            return;
+        }
+        for (const block_plan& one : plan_) {
+            if (one.inserted) {
+                state_.cache.put(one.block, {one.fresh, false});
+            }
+        }
+    }
+
+private:
+    [[nodiscard]] result<void> insert(block_plan& one) {
+        metadata& metadata = engine_.metadata();
+        // PV2. Only we, the holder of the cell, may have inserted: an equal mapping is the same
+        // one.
+        const auto now = UTHIN_TRY(metadata.find_block_in_batch(*state_.device, one.block));
+        if (now.has_value() != one.old.has_value() || (now && now->block != *one.old)) {
+            return release(one);
+        }
+        UTHIN_TRY(metadata.insert_block(*state_.device, one.block, one.fresh));
+        engine_.settle(one.fresh);
+        engine_.changed(one.old.has_value());
+        one.inserted = true;
+        auto& counter = one.old ? engine_.count().broken : engine_.count().provisioned;
+        counter.fetch_add(1, std::memory_order_relaxed);
+        return {};
+    }
+
+    [[nodiscard]] result<void> release(const block_plan& one) {
+        UTHIN_TRY(engine_.metadata().dec_data_range({one.fresh, one.fresh + 1}));
+        engine_.settle(one.fresh);
+        engine_.changed(true);
+        return {};
+    }
+
+    engine& engine_;
+    volume_state& state_;
+    const std::span<block_plan> plan_;
+    const std::uint64_t era_;
+    const bool give_back_;
+};
+
+}  // namespace
+
+result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_source& source,
+                                       std::uint64_t begin_bytes, std::uint64_t end_bytes) {
+    allocate_work allocation(engine_, plan);
+    UTHIN_TRY(engine_.worker().execute(state_.queue, allocation));
+    const std::span<block_plan> got = plan.first(allocation.count());
+    const std::uint64_t got_end =
+        std::min(end_bytes, (got.back().block.value() + 1) * engine_.block_bytes());
+
+    // ORDER: PO1, PV1.
+    const auto filled = fill(got, source, begin_bytes, got_end);
+    insert_work insertion(engine_, state_, got, allocation.era(), !filled);
+    auto inserted = engine_.worker().execute(state_.queue, insertion);
+    UTHIN_TRY(result<void>(filled));
+    UTHIN_TRY(std::move(inserted));
+    const auto stop =
+        std::find_if(got.begin(), got.end(), [](const block_plan& one) { return !one.inserted; });
+    return static_cast<std::size_t>(stop - got.begin());
+}
+
+// Whole blocks that are neighbours on the device are one write; the ends may be partial.
+result<void> provisioner::fill(std::span<const block_plan> plan, const write_source& source,
+                               std::uint64_t begin_bytes, std::uint64_t end_bytes) {
+    const std::uint64_t block_bytes = engine_.block_bytes();
+    std::size_t i = 0;
+    while (i < plan.size()) {
+        const std::uint64_t first = plan[i].block.value() * block_bytes;
+        if (first < begin_bytes || first + block_bytes > end_bytes) {
+            UTHIN_TRY(fill_part(plan[i], source, std::max(first, begin_bytes),
+                                std::min(first + block_bytes, end_bytes)));
+            ++i;
+            continue;
+        }
+        std::size_t run = 1;
+        while (i + run < plan.size() && first + (run + 1) * block_bytes <= end_bytes &&
+               plan[i + run].fresh == plan[i].fresh + run) {
+            ++run;
+        }
+        UTHIN_TRY(put(source, plan[i].fresh.value() * block_bytes, first, run * block_bytes));
+        i += run;
+    }
+    return {};
+}
+
+result<void> provisioner::fill_part(const block_plan& one, const write_source& source,
+                                    std::uint64_t begin_bytes, std::uint64_t end_bytes) {
+    const std::uint64_t block_bytes = engine_.block_bytes();
+    const std::uint64_t on_device = one.fresh.value() * block_bytes + begin_bytes % block_bytes;
+    const bool fills_rest = one.old.has_value() || engine_.zero_new_blocks();
+    if (fills_rest && block_bytes <= small_block_bytes) {
+        return fill_small(one, source, begin_bytes, end_bytes);
+    }
+    if (fills_rest) {
+        const std::uint64_t begin_in_block = begin_bytes % block_bytes;
+        UTHIN_TRY(fill_rest(one, 0, begin_in_block));
+        UTHIN_TRY(fill_rest(one, begin_in_block + (end_bytes - begin_bytes), block_bytes));
+    }
+    return put(source, on_device, begin_bytes, end_bytes - begin_bytes);
+}
+
+result<void> provisioner::fill_small(const block_plan& one, const write_source& source,
+                                     std::uint64_t begin_bytes, std::uint64_t end_bytes) {
+    const std::uint64_t block_bytes = engine_.block_bytes();
+    const std::uint64_t begin = begin_bytes % block_bytes;
+    const std::uint64_t length = end_bytes - begin_bytes;
+    aligned_buffer whole(block_bytes);
+    if (one.old) {
+        UTHIN_TRY(engine_.data().read(one.old->value() * block_bytes, whole.span()));
+    }
+    if (source.is_zeros()) {
+        std::memset(whole.data() + begin, 0, length);
+    } else {
+        std::memcpy(whole.data() + begin, source.at(begin_bytes, length).data(), length);
+    }
+    return engine_.data().write(one.fresh.value() * block_bytes, whole.span());
+}
+
+result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_in_block,
+                                    std::uint64_t end_in_block) {
+    if (begin_in_block >= end_in_block) {
+        return {};
+    }
+    const std::uint64_t to = one.fresh.value() * engine_.block_bytes() + begin_in_block;
+    const std::uint64_t length = end_in_block - begin_in_block;
+    if (!one.old) {
+        return engine_.data().write_zeroes(to, length);
+    }
+    const std::uint64_t from = one.old->value() * engine_.block_bytes() + begin_in_block;
+    return copy_range(engine_.data(), from, to, length);
+}
+
+result<void> provisioner::put(const write_source& source, std::uint64_t on_device,
+                              std::uint64_t begin_bytes, std::uint64_t length_bytes) {
+    return source.is_zeros()
+               ? engine_.data().write_zeroes(on_device, length_bytes)
+               : engine_.data().write(on_device, source.at(begin_bytes, length_bytes));
+}
+
+}  // namespace uthin::pool_engine

@@ -1,0 +1,111 @@
+// The life of a request of one volume: ticket, lookup, data I/O, and the executor where needed.
+//
+// Threads   Any; an object lives for one call.
+// Failures  include/uthin/thin.h.
+// Source    docs/concurrency.md; the rules of the kernel's thin target for what a request does.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "pool/engine.h"
+
+namespace uthin::pool_engine {
+
+// What a write stores: bytes of the caller, or zeros.
+class write_source {
+public:
+    // `bytes` belong at `offset_bytes` of the volume.
+    write_source(std::uint64_t offset_bytes, std::span<const std::byte> bytes)
+        : offset_bytes_(offset_bytes), bytes_(bytes.data()) {}
+    [[nodiscard]] static write_source zeros() { return {0, {}}; }
+
+    [[nodiscard]] bool is_zeros() const noexcept { return bytes_ == nullptr; }
+    [[nodiscard]] std::span<const std::byte> at(std::uint64_t offset_bytes,
+                                                std::uint64_t length_bytes) const {
+        return {bytes_ + (offset_bytes - offset_bytes_), length_bytes};
+    }
+
+private:
+    const std::uint64_t offset_bytes_;
+    const std::byte* const bytes_;
+};
+
+class volume_io {
+public:
+    volume_io(engine& owner, volume_state& state)
+        : engine_(owner), state_(state), block_bytes_(owner.block_bytes()) {}
+
+    // volume_read.cpp
+    [[nodiscard]] result<void> read(std::uint64_t offset_bytes, std::span<std::byte> buffer);
+    [[nodiscard]] result<io_ticket> begin(io_kind kind);
+    [[nodiscard]] result<mapped_extent> map(const io_ticket& ticket, std::uint64_t offset_bytes,
+                                            std::uint64_t length_bytes);
+    [[nodiscard]] result<std::vector<volume_extent>> block_status(std::uint64_t offset_bytes,
+                                                                  std::uint64_t length_bytes,
+                                                                  std::size_t extents_max);
+    // Through the cache. Absent: a hole.
+    [[nodiscard]] result<std::optional<lookup_result>> lookup(virtual_block block);
+
+    // volume_write.cpp
+    [[nodiscard]] result<void> write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
+                                     bool fua);
+
+    // volume_change.cpp
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                                            zero_options options);
+    [[nodiscard]] result<void> discard(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+    [[nodiscard]] result<void> flush();
+    [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
+    [[nodiscard]] bool changed_since_durable() const noexcept;
+
+private:
+    // How far a write got, and what it still owes.
+    struct write_progress {
+        std::uint64_t position_bytes = 0;
+        bool fua = false;
+        bool owes_flush = false;
+        // Blocks that are not mapped stay so: zeros over a hole.
+        bool only_mapped = false;
+    };
+
+    [[nodiscard]] virtual_block block_of(std::uint64_t offset_bytes) const {
+        return virtual_block(offset_bytes / block_bytes_);
+    }
+    [[nodiscard]] std::uint64_t data_offset(data_block block, std::uint64_t offset_bytes) const {
+        return block.value() * block_bytes_ + offset_bytes % block_bytes_;
+    }
+    // Of what begins at `offset_bytes`, the part in its block.
+    [[nodiscard]] std::uint64_t piece_length(std::uint64_t offset_bytes,
+                                             std::uint64_t end_bytes) const {
+        return std::min(end_bytes - offset_bytes, block_bytes_ - offset_bytes % block_bytes_);
+    }
+    [[nodiscard]] result<void> in_range(std::uint64_t offset_bytes,
+                                        std::uint64_t length_bytes) const;
+    [[nodiscard]] result<void> may_write() const;
+    // Where the hole at `block` ends, at most `end`.
+    [[nodiscard]] result<virtual_block> hole_end(virtual_block block, virtual_block end);
+
+    [[nodiscard]] result<void> write_all(const write_source& source, std::uint64_t offset_bytes,
+                                         std::uint64_t length_bytes, write_progress progress);
+    // Under a write ticket: from progress.position to end.
+    [[nodiscard]] result<void> write_held(const write_source& source, std::uint64_t end_bytes,
+                                          write_progress& progress);
+    [[nodiscard]] result<void> write_hits(const write_source& source, std::uint64_t end_bytes,
+                                          write_progress& progress);
+    [[nodiscard]] result<void> write_misses(const write_source& source, std::uint64_t end_bytes,
+                                            write_progress& progress);
+    [[nodiscard]] result<void> remove_blocks(range<virtual_block> blocks);
+    [[nodiscard]] result<void> unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t end_bytes,
+                                              bool unmap, write_progress& progress);
+    [[nodiscard]] result<void> shrink(std::uint64_t size_bytes);
+
+    engine& engine_;
+    volume_state& state_;
+    const std::uint64_t block_bytes_;
+};
+
+}  // namespace uthin::pool_engine

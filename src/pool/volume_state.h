@@ -1,0 +1,64 @@
+// What the engine keeps for one open volume.
+//
+// Threads   Every member says for itself; `device` is set before the object is shared.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "pool/executor.h"
+#include "pool/io_tickets.h"
+#include "pool/mapping_cache.h"
+#include "uthin/metadata.h"
+#include "uthin/units.h"
+
+namespace uthin::pool_engine {
+
+// A counter that many threads raise; reading it sums the shards.
+class sharded_counter {
+public:
+    void add(std::uint64_t count = 1) noexcept {
+        // A plain statistic: no order with anything.
+        shards_[thread_number() % shard_count].value.fetch_add(count, std::memory_order_relaxed);
+    }
+    [[nodiscard]] std::uint64_t sum() const noexcept {
+        std::uint64_t total = 0;
+        for (const shard& one : shards_) {
+            total += one.value.load(std::memory_order_relaxed);
+        }
+        return total;
+    }
+
+private:
+    static constexpr std::size_t shard_count = 16;
+    struct alignas(64) shard {
+        std::atomic<std::uint64_t> value{0};
+    };
+    std::array<shard, shard_count> shards_;
+};
+
+struct volume_state {
+    volume_state(device_id device_number, std::uint64_t size, std::uint32_t cache_entries,
+                 std::function<void()> on_release)
+        : id(device_number),
+          size_bytes(size),
+          tickets(std::move(on_release)),
+          cache(cache_entries) {}
+
+    const device_id id;
+    std::atomic<std::uint64_t> size_bytes;
+    std::atomic<bool> read_only{false};
+    // Acknowledged changes are gone: flushes fail until the volume is opened again.
+    std::atomic<bool> lost_changes{false};
+    thin_device* device = nullptr;
+    work_queue queue;
+    io_tickets tickets;
+    mapping_cache cache;
+    mutex resize_lock;  // one set_size at a time
+};
+
+}  // namespace uthin::pool_engine

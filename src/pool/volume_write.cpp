@@ -1,0 +1,150 @@
+// Writing: hits on the caller's thread, the rest through the provisioner.
+#include <algorithm>
+
+#include "pool/extent_io.h"
+#include "pool/provisioner.h"
+#include "pool/volume_io.h"
+
+namespace uthin::pool_engine {
+
+namespace {
+
+// Data provisioned in one step: bounds how long cells are held.
+constexpr std::uint64_t provision_bytes_max = 4 << 20;
+
+}  // namespace
+
+result<void> volume_io::may_write() const {
+    UTHIN_TRY(engine_.alive());
+    if (state_.read_only.load()) {
+        return fail(error_code::read_only, "the volume is opened read-only");
+    }
+    if (engine_.options().read_only) {
+        return fail(error_code::read_only, "the pool is opened read-only");
+    }
+    return {};
+}
+
+result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
+                              bool fua) {
+    if (buffer.empty()) {
+        return may_write();
+    }
+    return write_all(write_source(offset_bytes, buffer), offset_bytes, buffer.size(),
+                     {.position_bytes = offset_bytes, .fua = fua});
+}
+
+result<void> volume_io::write_all(const write_source& source, std::uint64_t offset_bytes,
+                                  std::uint64_t length_bytes, write_progress progress) {
+    UTHIN_TRY(may_write());
+    if (progress.fua && state_.lost_changes.load()) {
+        return fail(error_code::io_error, "changes of the volume were lost; open it again");
+    }
+    for (;;) {
+        result<void> written;
+        {
+            const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
+            UTHIN_TRY(in_range(offset_bytes, length_bytes));
+            written = write_held(source, offset_bytes + length_bytes, progress);
+        }
+        if (written) {
+            break;
+        }
+        // Without the ticket: what frees space may be a snapshot's deletion that waits for tickets.
+        if (written.error().code() != error_code::no_data_space || !engine_.wait_for_space()) {
+            return written;
+        }
+    }
+    // The ticket is gone: a commit must not make a snapshot wait.
+    return progress.owes_flush ? flush() : result<void>();
+}
+
+result<void> volume_io::write_held(const write_source& source, std::uint64_t end_bytes,
+                                   write_progress& progress) {
+    while (progress.position_bytes < end_bytes) {
+        UTHIN_TRY(write_hits(source, end_bytes, progress));
+        if (progress.position_bytes < end_bytes) {
+            UTHIN_TRY(write_misses(source, end_bytes, progress));
+        }
+    }
+    return {};
+}
+
+// As far as blocks are mapped and not shared. The ticket keeps "not shared" true until the I/O
+// ended; the pin keeps the blocks from being reused if they are unmapped meanwhile.
+result<void> volume_io::write_hits(const write_source& source, std::uint64_t end_bytes,
+                                   write_progress& progress) {
+    const data_pin pin = engine_.epochs().pin();
+    extent_io io(engine_.data(), io_kind::write);
+    std::uint64_t at = progress.position_bytes;
+    while (at < end_bytes && !io.full()) {
+        const auto found = UTHIN_TRY(lookup(block_of(at)));
+        if (!found || found->shared) {
+            break;
+        }
+        const std::uint64_t length = piece_length(at, end_bytes);
+        if (source.is_zeros()) {
+            UTHIN_TRY(engine_.data().write_zeroes(data_offset(found->block, at), length));
+            progress.owes_flush = progress.owes_flush || progress.fua;
+        } else {
+            const auto bytes = source.at(at, length);
+            // extent_io is for both kinds; it does not change what it writes.
+            UTHIN_TRY(io.add(data_offset(found->block, at),
+                             {const_cast<std::byte*>(bytes.data()), bytes.size()}));
+        }
+        at += length;
+    }
+    // ORDER: FLUSH rule. Asked after the lookups: if all changes are durable now, these mappings
+    // are, and the data alone is left to be made durable.
+    const bool durable_mappings = progress.fua && !changed_since_durable();
+    const bool direct_fua = durable_mappings && !progress.owes_flush;
+    progress.owes_flush = progress.owes_flush || (progress.fua && !direct_fua);
+    UTHIN_TRY(io.run(direct_fua));
+    progress.position_bytes = at;
+    return {};
+}
+
+result<void> volume_io::write_misses(const write_source& source, std::uint64_t end_bytes,
+                                     write_progress& progress) {
+    const std::uint64_t begin = progress.position_bytes;
+    const virtual_block first = block_of(begin);
+    const std::uint64_t wanted = block_of(end_bytes - 1) - first + 1;
+    const std::uint64_t count_max =
+        std::clamp<std::uint64_t>(provision_bytes_max / block_bytes_, 1,
+                                  std::min<std::uint64_t>(wanted, provisioner::blocks_max));
+    bio_prison::cells cells(engine_.prison(), state_.id, first, count_max);
+    if (cells.empty()) {
+        return {};  // its holder has left; look again
+    }
+    std::array<block_plan, provisioner::blocks_max> plan;
+    std::size_t count = 0;
+    while (count < cells.count()) {
+        const auto found = UTHIN_TRY(lookup(first + count));
+        if ((found && !found->shared) || (!found && progress.only_mapped)) {
+            break;
+        }
+        plan[count].block = first + count;
+        plan[count].old = found ? std::optional(found->block) : std::nullopt;
+        ++count;
+    }
+    if (count == 0) {
+        const auto found = UTHIN_TRY(lookup(first));
+        if (!found && progress.only_mapped) {
+            const virtual_block stop = UTHIN_TRY(hole_end(first, first + wanted));
+            progress.position_bytes = std::min(end_bytes, stop.value() * block_bytes_);
+        }
+        return {};
+    }
+    cells.keep(count);
+    const std::uint64_t end = std::min(end_bytes, (first.value() + count) * block_bytes_);
+    provisioner maker(engine_, state_);
+    const std::size_t done =
+        UTHIN_TRY(maker.write(std::span(plan).first(count), source, begin, end));
+    if (done > 0) {
+        progress.position_bytes = std::min(end, (first.value() + done) * block_bytes_);
+        progress.owes_flush = progress.owes_flush || progress.fua;
+    }
+    return {};
+}
+
+}  // namespace uthin::pool_engine
