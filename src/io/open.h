@@ -30,7 +30,7 @@ struct open_options {
     // Smaller devices are refused.
     std::uint64_t size_bytes_min = 0;
     // Files only: make a new sparse file of this size; already_exists if there is one.
-    std::optional<std::uint64_t> create_size_bytes;
+    std::optional<std::uint64_t> create_size_bytes = std::nullopt;
 };
 
 [[nodiscard]] result<std::unique_ptr<block_device>> open_device(std::string_view url,
