@@ -62,10 +62,12 @@ public:
     };
     struct removed {
         metadata_block root;
-        // Entries of the leaves that were visited. Those of shared subtrees are not among them:
-        // such a subtree is dropped unread. btree_count_range() knows beforehand.
+        // Entries removed; when `emptied`, those of shared subtrees are missing: they were dropped
+        // unread.
         std::uint64_t entries = 0;
         std::uint64_t dropped_shared_subtrees = 0;
+        // The tree is empty now.
+        bool emptied = false;
         // Where a sliced removal goes on; the end of the range when it is done.
         std::uint64_t next_key = 0;
     };
@@ -102,6 +104,8 @@ private:
         std::uint64_t nodes = 0;
         std::uint64_t entries = 0;
         std::uint64_t shared_subtrees = 0;
+        // Entries of shared subtrees are to be counted, which reads them.
+        bool count_shared = false;
     };
 
     [[nodiscard]] result<void> inc_children(const node_view& node, metadata_block where);
@@ -111,6 +115,7 @@ private:
     [[nodiscard]] result<shadow> shadow_child(const shadow& parent, std::uint32_t index);
     // The writer's view of a node, checked.
     [[nodiscard]] result<block_ref> read_node(metadata_block where);
+    [[nodiscard]] result<std::uint64_t> count_subtree(metadata_block where, std::uint32_t height);
     // Levels below the root.
     [[nodiscard]] result<std::uint32_t> height_of(metadata_block root);
 

@@ -67,6 +67,29 @@ result<void> btree::destroy(metadata_block root) {
     return drop_subtree(root, UTHIN_TRY(height_of(root)), totals);
 }
 
+// Reads the nodes above the leaves and the leaves' headers; each batch of children in parallel.
+result<std::uint64_t> btree::count_subtree(metadata_block where, std::uint32_t height) {
+    const block_ref node = UTHIN_TRY(read_node(where));
+    const node_view view(node.bytes());
+    if (view.is_leaf() != (height == 0)) {
+        return uneven(where);
+    }
+    if (view.is_leaf()) {
+        return view.nr_entries();
+    }
+    std::vector<metadata_block> children;
+    for (std::uint32_t i = 0; i < view.nr_entries(); ++i) {
+        UTHIN_TRY(check_pointer(view.child(i), where, tm_.source().block_count()));
+        children.push_back(view.child(i));
+    }
+    tm_.source().prefetch(children, block_kind::btree_node);
+    std::uint64_t entries = 0;
+    for (const metadata_block child : children) {
+        entries += UTHIN_TRY(count_subtree(child, height - 1));
+    }
+    return entries;
+}
+
 // Ends on any damage: depth is bounded by `height`, and a node walked here counts as free
 // afterwards, so that a second pointer to it is an error.
 result<void> btree::drop_subtree(metadata_block where, std::uint32_t height, drop_totals& totals) {
@@ -79,6 +102,9 @@ result<void> btree::drop_subtree(metadata_block where, std::uint32_t height, dro
     }
     if (pointers > 1) {
         ++totals.shared_subtrees;
+        if (totals.count_shared) {
+            totals.entries += UTHIN_TRY(count_subtree(where, height));
+        }
         return tm_.dec(where);
     }
     const block_ref node = UTHIN_TRY(read_node(where));
@@ -278,16 +304,22 @@ public:
         btree_cursor cursor(tm_.source(), root, tree_.value_size_);
         UTHIN_TRY(cursor.seek(begin_));
         if (cursor.at_end() || cursor.key() > last_) {
-            return btree::removed{root, 0, 0, end_};
+            return btree::removed{.root = root, .next_key = end_};
         }
         first_present_ = cursor.key();
         const auto height = static_cast<std::uint32_t>(cursor.depth() - 1);
         UTHIN_TRY(widen(root, cursor));
 
-        if (begin_ == 0 && last_ == UINT64_MAX && UTHIN_TRY(tm_.count(root)) > 1) {
+        const bool everything = begin_ == 0 && last_ == UINT64_MAX;
+        if (everything && UTHIN_TRY(tm_.count(root)) > 1) {
             UTHIN_TRY(tm_.dec(root));
-            return btree::removed{UTHIN_TRY(tree_.create()), 0, 1, end_};
+            return btree::removed{.root = UTHIN_TRY(tree_.create()),
+                                  .dropped_shared_subtrees = 1,
+                                  .emptied = true,
+                                  .next_key = end_};
         }
+        // Of a tree that ends up empty nobody asks how much was in it.
+        totals_.count_shared = !everything || budget_ != UINT64_MAX;
         const shadow top = UTHIN_TRY(tree_.shadow_node(root));
         UTHIN_TRY(prune(top, height, UINT64_MAX));
         if (node_view(top.bytes).nr_entries() == 0) {
@@ -295,8 +327,12 @@ public:
         }
         btree_repairer repairer(tree_, top.where);
         UTHIN_TRY(repairer.repair(first_present_, stopped_at_.value_or(last_present_)));
-        return btree::removed{repairer.root(), totals_.entries, totals_.shared_subtrees,
-                              std::clamp(stopped_at_.value_or(end_), first_present_, end_)};
+        return btree::removed{
+            .root = repairer.root(),
+            .entries = totals_.entries,
+            .dropped_shared_subtrees = totals_.shared_subtrees,
+            .emptied = everything && !stopped_at_,
+            .next_key = std::clamp(stopped_at_.value_or(end_), first_present_, end_)};
     }
 
 private:
@@ -417,7 +453,7 @@ private:
 result<btree::removed> btree::remove_range(metadata_block root, std::uint64_t begin,
                                            std::uint64_t end, std::uint64_t budget_blocks) {
     if (begin >= end) {
-        return removed{root, 0, 0, end};
+        return removed{.root = root, .next_key = end};
     }
     return btree_remover(*this, begin, end, budget_blocks).run(root);
 }

@@ -107,7 +107,7 @@ result<range<data_block>> space_map_disk::new_range(std::uint64_t count_max) {
     const std::uint64_t begin = UTHIN_TRY(find_free());
     std::uint64_t end = begin + 1;
     const auto taken = [](std::uint64_t) { return false; };
-    const std::uint64_t limit = std::min(begin + count_max, counts_.nr_blocks());
+    const std::uint64_t limit = begin + std::min(count_max, counts_.nr_blocks() - begin);
     while (end < limit && UTHIN_TRY(counts_.find_free(end, end + 1, false, taken)).has_value()) {
         ++end;
     }

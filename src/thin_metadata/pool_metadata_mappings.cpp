@@ -290,23 +290,21 @@ result<virtual_block> metadata::remove_some(thin_device& device, range<virtual_b
             return blocks.end;
         }
         impl_->make_metadata_room();
-        std::uint64_t removed_entries = 0;
-        std::uint64_t next = blocks.end.value();
+        btree::removed done;
         const auto change = [&](std::byte* value) -> result<void> {
             const metadata_block root(load_le<std::uint64_t>(value));
-            const btree::removed done = UTHIN_TRY(impl_->open_->bottom.remove_range(
-                root, blocks.begin.value(), blocks.end.value(), budget_blocks));
+            done = UTHIN_TRY(impl_->open_->bottom.remove_range(root, blocks.begin.value(),
+                                                               blocks.end.value(), budget_blocks));
             store_le(value, done.root.value());
-            removed_entries = done.entries;
-            next = done.next_key;
             return {};
         };
         impl_->now_.mapping =
             UTHIN_TRY(impl_->open_->top.update(impl_->now_.mapping, device.id.value(), change));
         const std::uint64_t mapped = device.mapped_blocks.load();
-        device.mapped_blocks.store(removed_entries < mapped ? mapped - removed_entries : 0);
+        const bool some_left = !done.emptied && done.entries < mapped;
+        device.mapped_blocks.store(some_left ? mapped - done.entries : 0);
         impl_->mark_changed(device);
-        return virtual_block(next);
+        return virtual_block(done.next_key);
     });
 }
 

@@ -6,8 +6,7 @@
 #include "support/seed.h"
 
 int main(int argc, char** argv) {
-    std::printf("seed: UTHIN_SEED=%llu\n",
-                static_cast<unsigned long long>(uthin::test::seed()));
+    std::printf("seed: UTHIN_SEED=%llu\n", static_cast<unsigned long long>(uthin::test::seed()));
     std::fflush(stdout);
     ::testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();

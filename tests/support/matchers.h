@@ -28,10 +28,10 @@ MATCHER_P(HasCode, code, "fails with the code") {
 }  // namespace uthin::test
 
 // Unwraps a result inside a test body; a failure ends the test with the error's text.
-#define ASSERT_OK_AND_ASSIGN(declaration, expression)                        \
-    auto UTHIN_TEST_NAME(result_, __LINE__) = (expression);                  \
-    ASSERT_TRUE(UTHIN_TEST_NAME(result_, __LINE__).has_value())              \
-        << UTHIN_TEST_NAME(result_, __LINE__).error().to_string();           \
+#define ASSERT_OK_AND_ASSIGN(declaration, expression)              \
+    auto UTHIN_TEST_NAME(result_, __LINE__) = (expression);        \
+    ASSERT_TRUE(UTHIN_TEST_NAME(result_, __LINE__).has_value())    \
+        << UTHIN_TEST_NAME(result_, __LINE__).error().to_string(); \
     declaration = std::move(*UTHIN_TEST_NAME(result_, __LINE__))
 
 #define ASSERT_OK(expression) ASSERT_THAT((expression), ::uthin::test::IsOk())
