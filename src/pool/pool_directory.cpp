@@ -46,8 +46,7 @@ bool pool_directory::probe_result::has(const device_identity& identity) const {
     return at != devices.end() && identity_of(at->first, at->second) == identity;
 }
 
-pool_directory::pool_directory(directory_parts parts, const directory_options& options,
-                               clock& time)
+pool_directory::pool_directory(directory_parts parts, const directory_options& options, clock& time)
     : directory_(std::move(parts.directory)),
       time_(time),
       purpose_(options.purpose),
@@ -83,9 +82,9 @@ result<std::unique_ptr<pool_directory>> pool_directory::open(const std::string& 
     parts.devices = UTHIN_TRY(std::move(devices));
     UTHIN_TRY(check_pool_devices(parts.devices));
     // ORDER: the catalogue is opened under the locks of the devices.
-    parts.names = UTHIN_TRY(catalogue::open(directory + "/catalog.db", parts.file.uuid,
-                                            {.read_only = false,
-                                             .vfs_name = options.catalogue_vfs}));
+    parts.names =
+        UTHIN_TRY(catalogue::open(directory + "/catalog.db", parts.file.uuid,
+                                  {.read_only = false, .vfs_name = options.catalogue_vfs}));
     return assemble(std::move(parts), effective, time);
 }
 
@@ -94,10 +93,10 @@ result<std::unique_ptr<pool_directory>> pool_directory::assemble(directory_parts
                                                                  clock& time) {
     std::unique_ptr<pool_directory> made(new pool_directory(std::move(parts), options, time));
     made->metadata_device_ = made->devices_.metadata.get();
-    made->pool_ = UTHIN_TRY_CTX(
-        pool::open(std::move(made->devices_.metadata), std::move(made->devices_.data),
-                   made->pool_options_, time),
-        printable(made->directory_));
+    made->pool_ =
+        UTHIN_TRY_CTX(pool::open(std::move(made->devices_.metadata), std::move(made->devices_.data),
+                                 made->pool_options_, time),
+                      printable(made->directory_));
     UTHIN_TRY(made->resolve_pending());
     return made;
 }

@@ -136,6 +136,17 @@ result<discard_mode> parse_discard_mode(std::string_view text) {
                             printable(text)));
 }
 
+result<std::uint64_t> parse_low_water(std::string_view text, std::uint64_t data_blocks) {
+    const bool percent = text.ends_with('%');
+    const auto number = parse_decimal(percent ? text.substr(0, text.size() - 1) : text);
+    if (!number || (percent && *number > 100) || *number > INT64_MAX) {
+        return fail(
+            error_code::invalid_argument,
+            fmt::format("low-water '{}': not valid; give blocks, or 0% to 100%", printable(text)));
+    }
+    return percent ? data_blocks / 100 * *number + data_blocks % 100 * *number / 100 : *number;
+}
+
 result<std::string> format_pool_file(const pool_file& file) {
     auto database = UTHIN_TRY(sqlite_database::open_in_memory());
     auto quote = UTHIN_TRY(database.prepare("SELECT json_quote(?)"));

@@ -40,6 +40,10 @@ struct pool_file {
 [[nodiscard]] std::string_view to_string(discard_mode mode) noexcept;
 [[nodiscard]] result<discard_mode> parse_discard_mode(std::string_view text);
 
+// "N%" of the data blocks, or a number of blocks.
+[[nodiscard]] result<std::uint64_t> parse_low_water(std::string_view text,
+                                                    std::uint64_t data_blocks);
+
 [[nodiscard]] result<std::string> format_pool_file(const pool_file& file);
 // `path` is for messages.
 [[nodiscard]] result<pool_file> parse_pool_file(std::string_view text, std::string_view path);

@@ -1,0 +1,378 @@
+// The pool as a whole: messages, growth, settings, checks, and handing it over.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <system_error>
+
+#include "base/result.h"
+#include "io/durable_file.h"
+#include "pool/names.h"
+#include "pool/pool_directory.h"
+#include "thin_metadata/checker.h"
+
+namespace uthin {
+
+namespace {
+
+std::string_view name_of(thin_metadata::check_severity severity) {
+    return thin_metadata::to_string(severity);
+}
+
+result<bool> parse_switch(std::string_view key, std::string_view value, std::string_view on,
+                          std::string_view off) {
+    if (value != on && value != off) {
+        return fail(error_code::invalid_argument, fmt::format("{} '{}': not valid; use {} or {}",
+                                                              key, printable(value), on, off));
+    }
+    return value == on;
+}
+
+std::string os_text(const error& cause) {
+    return std::generic_category().message(cause.to_errno());
+}
+
+}  // namespace
+
+result<pool_report> pool_directory::report() {
+    const pool_file file = this->file();
+    pool_report report;
+    report.uuid = file.uuid;
+    report.directory = directory_;
+    report.metadata_url = resolved_url(directory_, file.metadata);
+    report.data_url = resolved_url(directory_, file.data);
+    report.adopted = file.adopted;
+    report.served = started_;
+    report.block_size_bytes = pool_->data_block_size_bytes();
+    report.mode = to_string(pool_->mode());
+    report.mode_cause = pool_->mode_cause();
+    report.low_water_blocks = file.low_water_blocks;
+    report.zeroing = file.zero_new_blocks;
+    report.discard = to_string(file.discard);
+    report.no_space = file.error_if_no_space ? "error" : "queue";
+    const auto status = pool_->status(purpose_ != open_purpose::inspect);
+    if (!status && status.error().code() == error_code::failed) {
+        return report;
+    }
+    if (!status) {
+        return std::unexpected(status.error());
+    }
+    report.mode = to_string(status->mode);
+    report.mode_cause = status->mode_cause;
+    report.needs_check = status->needs_check;
+    report.transaction_id = status->transaction_id;
+    report.data_blocks = status->data_total_blocks;
+    report.data_used_blocks = status->data_used_blocks;
+    report.metadata_blocks = status->metadata_total_blocks;
+    report.metadata_used_blocks = status->metadata_used_blocks;
+    if (status->metadata_snap) {
+        report.metadata_snapshot_block = status->metadata_snap->value();
+    }
+    report.discard = to_string(status->discard);
+    report.no_space = status->error_if_no_space ? "error" : "queue";
+    const catalogue::contents contents = UTHIN_TRY(names_->read_all());
+    for (const intent& what : contents.intents) {
+        report.deletions_running += what.kind == intent_kind::create ? 0U : 1U;
+    }
+    for (const volume_info& volume : UTHIN_TRY(gather())) {
+        ++report.volume_count;
+        report.virtual_bytes += volume.size_bytes;
+    }
+    return report;
+}
+
+result<void> pool_directory::message(std::string_view text) {
+    const lock_guard held(change_lock_);
+    const std::string shown =
+        fmt::format("{}: message '{}'", printable(directory_), printable(text));
+    const pool_mode mode = pool_->mode();
+    const bool writable = mode == pool_mode::write || mode == pool_mode::out_of_data_space;
+    if (!writable || purpose_ == open_purpose::inspect) {
+        // Before any parsing, as in the kernel.
+        return fail(error_code::unsupported,
+                    fmt::format("{}: the pool is in mode {} (Operation not supported); see 'uthin "
+                                "pool status'",
+                                shown, to_string(mode)));
+    }
+    const kernel_message parsed = UTHIN_TRY_CTX(parse_kernel_message(text), shown);
+    UTHIN_TRY(settle_deletions());
+    auto done = apply_message(parsed);
+    if (!done) {
+        const error& cause = done.error();
+        return fail(cause.code(),
+                    fmt::format("{}: {} ({})", shown, cause.message(), os_text(cause)),
+                    cause.os_errno());
+    }
+    return {};
+}
+
+result<void> pool_directory::apply_message(const kernel_message& message) {
+    const device_id first(message.first);
+    const auto make_room = [&]() -> result<void> {
+        if (reaping_.contains(first)) {
+            return fail(error_code::already_exists,
+                        fmt::format("device {} is being deleted", first.value()));
+        }
+        // A record whose device is gone must not name the new one.
+        return names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1))));
+    };
+    switch (message.verb) {
+        case kernel_verb::create_thin: UTHIN_TRY(make_room()); return pool_->create_thin(first);
+        case kernel_verb::create_snap: {
+            const snapshot_request request{device_id(message.second), first};
+            UTHIN_TRY(make_room());
+            return pool_->create_snapshots(std::span(&request, 1));
+        }
+        case kernel_verb::delete_thin: {
+            if (in_use(first)) {
+                return fail(error_code::busy, fmt::format("device {} is in use", first.value()));
+            }
+            UTHIN_TRY(pool_->delete_thin(first));
+            return names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1))));
+        }
+        case kernel_verb::set_transaction_id:
+            return pool_->set_transaction_id(message.first, message.second);
+        case kernel_verb::reserve_metadata_snap: return pool_->reserve_metadata_snap();
+        case kernel_verb::release_metadata_snap: return pool_->release_metadata_snap();
+    }
+    return {};
+}
+
+result<void> pool_directory::grow_device(block_device& device, std::string_view url,
+                                         std::uint64_t size_bytes) {
+    const std::uint64_t now_bytes = UTHIN_TRY(device.size_bytes());
+    if (size_bytes <= now_bytes) {
+        return {};
+    }
+    const std::string path = path_of_url(url);
+    if (path.empty() || io::kind_of_file(path) != io::file_kind::regular) {
+        return fail(error_code::out_of_range,
+                    fmt::format("{}: has {} bytes, {} are wanted; grow the device first",
+                                printable(url), now_bytes, size_bytes));
+    }
+    return device.grow(size_bytes);
+}
+
+result<void> pool_directory::grow(const grow_request& request) {
+    const lock_guard held(change_lock_);
+    const std::string shown = printable(directory_);
+    UTHIN_TRY(pool_->mode() == pool_mode::out_of_metadata_space ? settle_deletions()
+                                                                : prepare_change("grow"));
+    const pool_status now = UTHIN_TRY(pool_->status());
+    const auto blocks_of = [&](std::string_view what, std::optional<std::uint64_t> size_bytes,
+                               std::uint64_t block_bytes,
+                               std::uint64_t now_blocks) -> result<std::uint64_t> {
+        if (!size_bytes) {
+            return 0U;
+        }
+        const std::uint64_t blocks = *size_bytes / block_bytes;
+        if (*size_bytes > volume_size_bytes_max || blocks < now_blocks) {
+            return fail(error_code::invalid_argument,
+                        fmt::format("{}: {} size {} is {}; the pool has {} bytes and can only "
+                                    "grow",
+                                    shown, what, *size_bytes,
+                                    blocks < now_blocks ? "smaller than now" : "too large",
+                                    now_blocks * block_bytes));
+        }
+        return blocks;
+    };
+    // Both are judged before either is touched.
+    const std::uint64_t block_bytes = pool_->data_block_size_bytes();
+    const std::uint64_t data_blocks =
+        UTHIN_TRY(blocks_of("data", request.data_size_bytes, block_bytes, now.data_total_blocks));
+    const std::uint64_t metadata_blocks =
+        UTHIN_TRY(blocks_of("metadata", request.metadata_size_bytes, metadata_block_size_bytes,
+                            now.metadata_total_blocks));
+    if (metadata_blocks > metadata_blocks_max) {
+        return fail(error_code::out_of_range,
+                    fmt::format("{}: metadata of {} blocks; the format holds at most {} (15.875 "
+                                "GiB)",
+                                shown, metadata_blocks, metadata_blocks_max));
+    }
+    const pool_file file = this->file();
+    const bool everything = !request.data_size_bytes && !request.metadata_size_bytes;
+    // Metadata first: more data needs more of it.
+    if (everything || request.metadata_size_bytes) {
+        UTHIN_TRY(grow_device(*metadata_device_, resolved_url(directory_, file.metadata),
+                              metadata_blocks * metadata_block_size_bytes));
+        UTHIN_TRY_CTX(pool_->grow_metadata(metadata_blocks), shown);
+    }
+    if (everything || request.data_size_bytes) {
+        UTHIN_TRY(grow_device(pool_->data_device(), resolved_url(directory_, file.data),
+                              data_blocks * block_bytes));
+        UTHIN_TRY_CTX(pool_->grow_data(data_blocks), shown);
+    }
+    return {};
+}
+
+result<pool_file> pool_directory::changed_file(const std::map<std::string, std::string>& settings) {
+    pool_file wanted = file();
+    for (const auto& [key, value] : settings) {
+        if (key == "low-water") {
+            const pool_status now = UTHIN_TRY(pool_->status());
+            wanted.low_water_blocks = UTHIN_TRY(parse_low_water(value, now.data_total_blocks));
+        } else if (key == "no-space") {
+            wanted.error_if_no_space = UTHIN_TRY(parse_switch(key, value, "error", "queue"));
+        } else if (key == "no-space-timeout") {
+            const auto seconds = parse_decimal(value);
+            constexpr std::uint64_t seconds_max = 365ULL * 24 * 3600;
+            if (!seconds || *seconds > seconds_max) {
+                return fail(error_code::invalid_argument,
+                            fmt::format("no-space-timeout '{}': not valid; give seconds, 0 for "
+                                        "ever",
+                                        printable(value)));
+            }
+            wanted.no_space_timeout = std::chrono::seconds(*seconds);
+        } else if (key == "discard") {
+            wanted.discard = UTHIN_TRY(parse_discard_mode(value));
+        } else if (key == "zeroing") {
+            wanted.zero_new_blocks = UTHIN_TRY(parse_switch(key, value, "on", "off"));
+        } else if (key == "read-only") {
+            wanted.read_only = UTHIN_TRY(parse_switch(key, value, "on", "off"));
+        } else {
+            return fail(error_code::invalid_argument,
+                        fmt::format("setting '{}': not known; use low-water, no-space, "
+                                    "no-space-timeout, discard, zeroing or read-only",
+                                    printable(key)));
+        }
+    }
+    return wanted;
+}
+
+result<void> pool_directory::apply_file(const pool_file& wanted) {
+    const pool_file now = file();
+    const bool discard_switch =
+        (now.discard == discard_mode::ignore) != (wanted.discard == discard_mode::ignore);
+    const bool only_at_opening = discard_switch || now.read_only != wanted.read_only ||
+                                 now.no_space_timeout != wanted.no_space_timeout;
+    if (started_ && only_at_opening) {
+        return fail(error_code::busy,
+                    fmt::format("{}: discard=ignore, read-only and no-space-timeout take effect "
+                                "at opening; stop the server first",
+                                printable(directory_)));
+    }
+    UTHIN_TRY(store_pool_file(directory_, wanted));
+    {
+        const lock_guard held(file_lock_);
+        file_ = wanted;
+    }
+    pool_->set_low_water(wanted.low_water_blocks);
+    pool_->set_zero_new_blocks(wanted.zero_new_blocks);
+    pool_->set_error_if_no_space(wanted.error_if_no_space);
+    if (!discard_switch) {
+        return pool_->set_discard(wanted.discard);
+    }
+    return {};
+}
+
+result<void> pool_directory::set(const std::map<std::string, std::string>& settings) {
+    const lock_guard held(change_lock_);
+    return apply_file(UTHIN_TRY(changed_file(settings)));
+}
+
+result<check_reply> pool_directory::check(const check_request& request) {
+    const lock_guard held(change_lock_);
+    const std::string shown = printable(directory_);
+    if (purpose_ != open_purpose::inspect && pool_->mode() == pool_mode::write) {
+        UTHIN_TRY_CTX(pool_->commit(), shown);
+    }
+    const auto view = UTHIN_TRY_CTX(pool_->create_view(), shown);
+    thin_metadata::check_options options;
+    options.findings_max = 100;
+    options.data_device_blocks =
+        UTHIN_TRY(pool_->data_device().size_bytes()) / pool_->data_block_size_bytes();
+    const thin_metadata::check_report report =
+        UTHIN_TRY_CTX(thin_metadata::check_metadata(*view, options), shown);
+    check_reply reply;
+    reply.clean = report.is_clean();
+    reply.fatal = report.fatal;
+    reply.repairable = report.repairable;
+    reply.cosmetic = report.cosmetic;
+    for (const thin_metadata::check_finding& finding : report.findings) {
+        reply.findings.push_back(
+            fmt::format("{}: {}", name_of(finding.severity), printable(finding.text)));
+    }
+    reply.devices = report.devices;
+    reply.mapped_blocks = report.mapped_blocks;
+    reply.data_blocks_used = report.data_blocks_used;
+    reply.metadata_blocks_used = report.metadata_blocks_used;
+    reply.needs_check = report.needs_check;
+    if (request.repair && reply.clean && reply.needs_check) {
+        UTHIN_TRY_CTX(
+            pool_->with_metadata([](metadata& stored) { return stored.clear_needs_check(); }),
+            shown);
+        reply.needs_check = false;
+        reply.repaired = true;
+    }
+    return reply;
+}
+
+result<std::optional<std::uint64_t>> pool_directory::metadata_snapshot(
+    metadata_snapshot_action action) {
+    const lock_guard held(change_lock_);
+    const std::string shown = printable(directory_);
+    if (action != metadata_snapshot_action::show) {
+        UTHIN_TRY(prepare_change("change the metadata snapshot"));
+    }
+    const auto with_remedy = [&](result<void> done, error_code code, std::string_view cause,
+                                 std::string_view remedy) -> result<void> {
+        if (!done && done.error().code() == code) {
+            return fail(code, fmt::format("{}: {}; {}", shown, cause, remedy));
+        }
+        return done;
+    };
+    if (action == metadata_snapshot_action::reserve) {
+        UTHIN_TRY(with_remedy(pool_->reserve_metadata_snap(), error_code::busy,
+                              "a metadata snapshot is held already",
+                              "release it with 'uthin pool metadata-snapshot DIR release'"));
+    } else if (action == metadata_snapshot_action::release) {
+        UTHIN_TRY(with_remedy(pool_->release_metadata_snap(), error_code::invalid_argument,
+                              "no metadata snapshot is held",
+                              "make one with 'uthin pool metadata-snapshot DIR reserve'"));
+    }
+    const auto held_root = UTHIN_TRY_CTX(pool_->metadata_snap(), shown);
+    if (!held_root) {
+        return std::nullopt;
+    }
+    return held_root->value();
+}
+
+result<release_reply> pool_directory::release() {
+    const lock_guard held(change_lock_);
+    const std::string shown = printable(directory_);
+    UTHIN_TRY(prepare_change("release the pool"));
+    if (const std::size_t count = volumes_in_use(); count != 0) {
+        return fail(error_code::busy, fmt::format("{}: {} volumes are in use; disconnect their "
+                                                  "clients first",
+                                                  shown, count));
+    }
+    for (const auto& [id, what] : std::map(reaping_)) {
+        begin_reaping(id);
+        auto ended = pool_->wait_for_deletion(id);
+        if (!ended && ended.error().code() != error_code::not_found) {
+            return std::unexpected(std::move(ended).error().with_context(shown));
+        }
+    }
+    UTHIN_TRY(settle_deletions());
+    UTHIN_TRY_CTX(pool_->commit(), shown);
+    const pool_file file = this->file();
+    const pool_status status = UTHIN_TRY(pool_->status());
+    const auto device_name = [&](const std::string& url) {
+        const std::string resolved = resolved_url(directory_, url);
+        const std::string path = path_of_url(resolved);
+        return path.empty() ? resolved : io::absolute_path(path);
+    };
+    release_reply reply;
+    reply.pool.name = std::filesystem::path(io::absolute_path(directory_)).filename().string();
+    reply.pool.size_bytes = status.data_total_blocks * pool_->data_block_size_bytes();
+    reply.pool.table =
+        pool_table_line(status, file, device_name(file.metadata), device_name(file.data));
+    for (const volume_info& volume : UTHIN_TRY(gather())) {
+        reply.volumes.push_back(
+            {volume.name, volume.dev_id, volume.size_bytes,
+             thin_table_line(volume.size_bytes, "/dev/mapper/" + reply.pool.name,
+                             device_id(volume.dev_id))});
+    }
+    return reply;
+}
+
+}  // namespace uthin
