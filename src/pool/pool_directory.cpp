@@ -105,6 +105,9 @@ result<void> pool_directory::start() {
     UTHIN_TRY(pool_->start());
     const lock_guard held(change_lock_);
     started_ = true;
+    if (purpose_ == open_purpose::inspect) {
+        return {};
+    }
     for (const auto& [id, what] : std::map(reaping_)) {
         begin_reaping(id);
     }

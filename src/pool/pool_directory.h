@@ -221,4 +221,10 @@ private:
     std::map<device_id, std::weak_ptr<volume>> open_ GUARDED_BY(open_lock_);
 };
 
+// Every command on an opened directory, in this process. The first form closes the directory when
+// it is closed itself; the second leaves that to the owner.
+[[nodiscard]] std::unique_ptr<pool_service> make_pool_service(
+    std::unique_ptr<pool_directory> directory);
+[[nodiscard]] std::unique_ptr<pool_service> make_pool_service(pool_directory& directory);
+
 }  // namespace uthin

@@ -1,0 +1,136 @@
+// pool_service over a pool that this process has open.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/result.h"
+#include "pool/names.h"
+#include "pool/pool_directory.h"
+
+namespace uthin {
+
+namespace {
+
+constexpr std::uint64_t preferred_bytes_max = 32ULL << 20;
+
+class local_volume_data final : public volume_data {
+public:
+    local_volume_data(std::shared_ptr<volume> open, std::uint64_t block_bytes)
+        : volume_(std::move(open)), block_bytes_(block_bytes) {}
+
+    [[nodiscard]] std::uint64_t size_bytes() const override { return volume_->size_bytes(); }
+    [[nodiscard]] std::uint64_t preferred_bytes() const override {
+        return std::min(block_bytes_, preferred_bytes_max);
+    }
+    [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
+                                    std::span<std::byte> buffer) override {
+        return volume_->read(offset_bytes, buffer);
+    }
+    [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
+                                     std::span<const std::byte> buffer) override {
+        return volume_->write(offset_bytes, buffer);
+    }
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
+                                            std::uint64_t length_bytes) override {
+        return volume_->write_zeroes(offset_bytes, length_bytes);
+    }
+    [[nodiscard]] result<void> flush() override { return volume_->flush(); }
+    [[nodiscard]] result<std::vector<volume_extent>> extents(std::uint64_t offset_bytes,
+                                                             std::uint64_t length_bytes) override {
+        return volume_->block_status(offset_bytes, length_bytes);
+    }
+
+private:
+    std::shared_ptr<volume> volume_;
+    std::uint64_t block_bytes_;
+};
+
+class local_pool_service final : public pool_service {
+public:
+    explicit local_pool_service(pool_directory& directory) : directory_(directory) {}
+    explicit local_pool_service(std::unique_ptr<pool_directory> directory)
+        : owned_(std::move(directory)), directory_(*owned_) {}
+
+    [[nodiscard]] result<pool_report> status() override { return directory_.report(); }
+    [[nodiscard]] result<std::string> kernel_status() override {
+        const auto status = directory_.engine().status(true);
+        if (!status) {
+            // The kernel's words for a pool that cannot tell.
+            return status.error().code() == error_code::failed ? "Fail" : "Error";
+        }
+        return kernel_status_line(*status);
+    }
+    [[nodiscard]] result<void> message(std::string_view text) override {
+        return directory_.message(text);
+    }
+    [[nodiscard]] result<pool_report> grow(const grow_request& request) override {
+        UTHIN_TRY(directory_.grow(request));
+        return directory_.report();
+    }
+    [[nodiscard]] result<check_reply> check(const check_request& request) override {
+        return directory_.check(request);
+    }
+    [[nodiscard]] result<pool_report> set(
+        const std::map<std::string, std::string>& settings) override {
+        UTHIN_TRY(directory_.set(settings));
+        return directory_.report();
+    }
+    [[nodiscard]] result<std::optional<std::uint64_t>> metadata_snapshot(
+        metadata_snapshot_action action) override {
+        return directory_.metadata_snapshot(action);
+    }
+    [[nodiscard]] result<volume_info> create_volume(const create_volume_request& request) override {
+        return directory_.create_volume(request);
+    }
+    [[nodiscard]] result<std::vector<volume_info>> list_volumes() override {
+        return directory_.list();
+    }
+    [[nodiscard]] result<volume_info> show_volume(std::string_view name) override {
+        return directory_.show(name);
+    }
+    [[nodiscard]] result<volume_info> rename_volume(std::string_view name,
+                                                    std::string_view new_name) override {
+        return directory_.rename(name, new_name);
+    }
+    [[nodiscard]] result<volume_info> resize_volume(std::string_view name,
+                                                    std::uint64_t size_bytes) override {
+        return directory_.resize(name, size_bytes);
+    }
+    [[nodiscard]] result<bool> delete_volume(const delete_volume_request& request) override {
+        return directory_.remove(request);
+    }
+    [[nodiscard]] result<volume_info> rollback_volume(const rollback_request& request) override {
+        return directory_.rollback(request);
+    }
+    [[nodiscard]] result<std::vector<volume_info>> create_snapshots(
+        const create_snapshots_request& request) override {
+        return directory_.create_snapshots(request);
+    }
+    [[nodiscard]] result<release_reply> release() override { return directory_.release(); }
+    [[nodiscard]] result<std::unique_ptr<volume_data>> open_data(std::string_view name,
+                                                                 bool read_only) override {
+        auto open = UTHIN_TRY(directory_.open_volume(name, read_only));
+        return std::make_unique<local_volume_data>(std::move(open),
+                                                   directory_.engine().data_block_size_bytes());
+    }
+    [[nodiscard]] result<void> close() override {
+        return owned_ ? owned_->close() : result<void>{};
+    }
+
+private:
+    std::unique_ptr<pool_directory> owned_;
+    pool_directory& directory_;
+};
+
+}  // namespace
+
+std::unique_ptr<pool_service> make_pool_service(std::unique_ptr<pool_directory> directory) {
+    return std::make_unique<local_pool_service>(std::move(directory));
+}
+
+std::unique_ptr<pool_service> make_pool_service(pool_directory& directory) {
+    return std::make_unique<local_pool_service>(directory);
+}
+
+}  // namespace uthin
