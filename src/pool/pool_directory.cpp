@@ -211,6 +211,36 @@ result<void> pool_directory::settle_deletions() {
     return {};
 }
 
+result<void> pool_directory::finish_reaping() {
+    for (const auto& [id, what] : std::map(reaping_)) {
+        begin_reaping(id);
+        auto ended = pool_->wait_for_deletion(id);
+        if (!ended && ended.error().code() != error_code::not_found) {
+            return ended;
+        }
+    }
+    return settle_deletions();
+}
+
+result<void> pool_directory::wait_for_deletions() {
+    // Not all of the time under the lock: others may want the pool while a large volume goes.
+    std::vector<device_id> ids;
+    {
+        const lock_guard held(change_lock_);
+        for (const auto& [id, what] : reaping_) {
+            ids.push_back(id);
+        }
+    }
+    for (const device_id id : ids) {
+        auto ended = pool_->wait_for_deletion(id);
+        if (!ended && ended.error().code() != error_code::not_found) {
+            return ended;
+        }
+    }
+    const lock_guard held(change_lock_);
+    return settle_deletions();
+}
+
 result<pool_directory::probe_result> pool_directory::probe(std::span<const device_id> ids) {
     probe_result found;
     // Errors of reading are kept from with_metadata: they are no reason to abort.

@@ -104,6 +104,8 @@ public:
 
     // Starts the pool's thread and the deletions that were left over. Once.
     [[nodiscard]] result<void> start();
+    // Until nothing is being deleted, or a deletion failed.
+    [[nodiscard]] result<void> wait_for_deletions();
     // Commits and gives the devices back. Deletions go on at the next opening.
     [[nodiscard]] result<void> close();
 
@@ -157,6 +159,7 @@ private:
     [[nodiscard]] result<void> resolve_pending();
     [[nodiscard]] result<void> settle_deletions() REQUIRES(change_lock_);
     void begin_reaping(device_id id) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> finish_reaping() REQUIRES(change_lock_);
     [[nodiscard]] result<void> prepare_change(std::string_view what) REQUIRES(change_lock_);
 
     [[nodiscard]] result<probe_result> probe(std::span<const device_id> ids);

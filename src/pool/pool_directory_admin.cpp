@@ -345,14 +345,7 @@ result<release_reply> pool_directory::release() {
                                                   "clients first",
                                                   shown, count));
     }
-    for (const auto& [id, what] : std::map(reaping_)) {
-        begin_reaping(id);
-        auto ended = pool_->wait_for_deletion(id);
-        if (!ended && ended.error().code() != error_code::not_found) {
-            return std::unexpected(std::move(ended).error().with_context(shown));
-        }
-    }
-    UTHIN_TRY(settle_deletions());
+    UTHIN_TRY_CTX(finish_reaping(), shown);
     UTHIN_TRY_CTX(pool_->commit(), shown);
     const pool_file file = this->file();
     const pool_status status = UTHIN_TRY(pool_->status());

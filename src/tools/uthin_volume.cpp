@@ -1,0 +1,304 @@
+// volume create, list, show, rename, resize, delete, rollback; snapshot create.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/result.h"
+#include "frontends/control/codec.h"
+#include "tools/uthin_command.h"
+
+namespace uthin::tools {
+
+namespace {
+
+std::string time_text(std::int64_t unix_seconds) {
+    // fmt throws for years that the calendar cannot hold.
+    constexpr std::int64_t seconds_max = 253'402'300'799;  // the end of 9999
+    if (unix_seconds <= 0 || unix_seconds > seconds_max) {
+        return "-";
+    }
+    return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
+}
+
+void print_list(const std::vector<volume_info>& volumes) {
+    std::size_t width = 4;
+    for (const volume_info& volume : volumes) {
+        width = std::max(width, volume.name.size());
+    }
+    print_line(fmt::format("{:<{}}  {:>10}  {:>10}  {:>8}  {:<19}  {}", "NAME", width, "SIZE",
+                           "MAPPED", "DEVICE", "CREATED (UTC)", "SNAPSHOT OF"));
+    for (const volume_info& volume : volumes) {
+        print_line(fmt::format("{:<{}}  {:>10}  {:>10}  {:>8}  {:<19}  {}", volume.name, width,
+                               readable_size(volume.size_bytes), readable_size(volume.mapped_bytes),
+                               volume.dev_id, time_text(volume.created_unix_seconds),
+                               volume.parent.empty() ? "-" : volume.parent));
+    }
+}
+
+void print_details(const volume_info& volume) {
+    const auto row = [](std::string_view name, const std::string& value) {
+        print_line(fmt::format("{:<16} {}", name, printable(value)));
+    };
+    row("name", volume.name);
+    row("uuid", volume.uuid.empty() ? "-" : volume.uuid);
+    row("device", fmt::format("{} (time {}, transaction {})", volume.dev_id, volume.creation_time,
+                              volume.creation_transaction_id));
+    row("size", fmt::format("{} ({} bytes)", readable_size(volume.size_bytes), volume.size_bytes));
+    row("mapped",
+        fmt::format("{} ({} bytes)", readable_size(volume.mapped_bytes), volume.mapped_bytes));
+    row("snapshot of", !volume.parent.empty()        ? volume.parent
+                       : !volume.parent_uuid.empty() ? volume.parent_uuid + " (deleted)"
+                                                     : "-");
+    row("created (UTC)", time_text(volume.created_unix_seconds));
+    row("external origin", volume.external_origin.empty() ? "-" : volume.external_origin);
+    row("in use", volume.in_use ? "yes" : "no");
+    for (const auto& [key, value] : volume.labels) {
+        row("label " + key, value);
+    }
+}
+
+struct volume_arguments {
+    std::string path;
+    std::string other;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t id = 0;
+    std::string external_origin;
+    bool flag = false;
+};
+
+// A volume command that prints the volume afterwards.
+using volume_call =
+    std::function<result<volume_info>(pool_service&, const std::string&, volume_arguments&)>;
+
+int run_and_print(const command_line& line, volume_arguments& given, session_kind kind,
+                  std::string_view verb, const volume_call& call) {
+    const auto parts = split_volume_path(given.path);
+    return with_volume(line, given.path, kind,
+                       [&](pool_service& pool, const std::string& name) -> result<void> {
+                           const volume_info volume = UTHIN_TRY(call(pool, name, given));
+                           print_volume(line, parts->directory, verb, volume);
+                           return {};
+                       });
+}
+
+void add_create(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("create", "a new, empty volume");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->add_option("--size", given->size_bytes, "its size")->required()->transform(as_size());
+    CLI::Option* id = command->add_option("--id", given->id, "device id instead of the next one");
+    command->add_option("--external-origin", given->external_origin,
+                        "what blocks never written read as");
+    command->add_flag("--if-not-exists", given->flag, "the same volume may be there");
+    command->callback([&line, given, id] {
+        const bool has_id = id->count() != 0;
+        line.action = [&line, given, has_id] {
+            return run_and_print(
+                line, *given, session_kind::change, "created",
+                [has_id](pool_service& pool, const std::string& name, volume_arguments& wanted) {
+                    create_volume_request request;
+                    request.name = name;
+                    request.size_bytes = wanted.size_bytes;
+                    request.external_origin = wanted.external_origin;
+                    request.if_not_exists = wanted.flag;
+                    if (has_id) {
+                        request.dev_id = wanted.id;
+                    }
+                    return pool.create_volume(request);
+                });
+        };
+    });
+}
+
+void add_list(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("list", "all volumes and snapshots");
+    const auto directory = std::make_shared<std::string>();
+    command->add_option("DIR", *directory, "the pool")->required();
+    command->callback([&line, directory] {
+        line.action = [&line, directory] {
+            return with_pool(line, *directory, session_kind::inspect,
+                             [&](pool_service& pool) -> result<void> {
+                                 const auto volumes = UTHIN_TRY(pool.list_volumes());
+                                 if (line.json) {
+                                     print_json(frontends::encode(volumes));
+                                 } else {
+                                     print_list(volumes);
+                                 }
+                                 return {};
+                             });
+        };
+    });
+}
+
+void add_show(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("show", "one volume");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->callback([&line, given] {
+        line.action = [&line, given] {
+            return with_volume(line, given->path, session_kind::inspect,
+                               [&](pool_service& pool, const std::string& name) -> result<void> {
+                                   const volume_info shown = UTHIN_TRY(pool.show_volume(name));
+                                   if (line.json) {
+                                       print_json(frontends::encode(shown));
+                                   } else {
+                                       print_details(shown);
+                                   }
+                                   return {};
+                               });
+        };
+    });
+}
+
+void add_rename(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("rename", "another name");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->add_option("NEW", given->other, "the new name")->required();
+    command->callback([&line, given] {
+        line.action = [&line, given] {
+            return run_and_print(line, *given, session_kind::change, "renamed to",
+                                 [](pool_service& pool, const std::string& name,
+                                    volume_arguments& wanted) -> result<volume_info> {
+                                     const auto parts = split_volume_path(wanted.path);
+                                     return pool.rename_volume(
+                                         name,
+                                         UTHIN_TRY(name_in_pool(parts->directory, wanted.other)));
+                                 });
+        };
+    });
+}
+
+void add_resize(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand(
+        "resize", "another size; what is cut off is lost, what is added reads as zeros");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->add_option("--size", given->size_bytes, "the new size")
+        ->required()
+        ->transform(as_size());
+    command->callback([&line, given] {
+        line.action = [&line, given] {
+            return run_and_print(
+                line, *given, session_kind::change, "resized",
+                [](pool_service& pool, const std::string& name, volume_arguments& wanted) {
+                    return pool.resize_volume(name, wanted.size_bytes);
+                });
+        };
+    });
+}
+
+int delete_volume(const command_line& line, const volume_arguments& given) {
+    return with_volume(line, given.path, session_kind::work,
+                       [&](pool_service& pool, const std::string& name) -> result<void> {
+                           const bool deleted = UTHIN_TRY(
+                               pool.delete_volume({.name = name, .if_exists = given.flag}));
+                           if (line.json) {
+                               print_json({{"deleted", deleted}});
+                           } else {
+                               print_line(fmt::format("{} {}", deleted ? "deleted" : "there is no",
+                                                      printable(given.path)));
+                           }
+                           return {};
+                       });
+}
+
+void add_delete(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("delete", "a volume or snapshot; others stay whole");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->add_flag("--if-exists", given->flag, "no such volume is fine");
+    command->callback(
+        [&line, given] { line.action = [&line, given] { return delete_volume(line, *given); }; });
+}
+
+void add_rollback(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("rollback", "back to what a snapshot holds");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    command->add_option("--to", given->other, "the snapshot")->required();
+    command->add_flag("--force", given->flag, "also in use, also to a volume that is no snapshot");
+    command->callback([&line, given] {
+        line.action = [&line, given] {
+            return run_and_print(line, *given, session_kind::work, "rolled back",
+                                 [](pool_service& pool, const std::string& name,
+                                    volume_arguments& wanted) -> result<volume_info> {
+                                     const auto parts = split_volume_path(wanted.path);
+                                     rollback_request request;
+                                     request.name = name;
+                                     request.to =
+                                         UTHIN_TRY(name_in_pool(parts->directory, wanted.other));
+                                     request.force = wanted.flag;
+                                     return pool.rollback_volume(request);
+                                 });
+        };
+    });
+}
+
+int create_snapshots(const command_line& line, const std::vector<std::string>& words,
+                     bool if_not_exists) {
+    if (words.size() % 2 != 0) {
+        return report_usage("snapshot create: a new name is missing; write DIR/SOURCE NEW ...");
+    }
+    const auto first = split_volume_path(words[0]);
+    if (!first) {
+        return report_usage(first.error().message());
+    }
+    create_snapshots_request request;
+    request.if_not_exists = if_not_exists;
+    for (std::size_t i = 0; i < words.size(); i += 2) {
+        const auto source = split_volume_path(words[i]);
+        const auto in_pool = name_in_pool(first->directory, words[i]);
+        const auto name = name_in_pool(first->directory, words[i + 1]);
+        if (!source || !in_pool) {
+            return report_usage((source ? in_pool.error() : source.error()).message());
+        }
+        if (!name) {
+            return report_usage(name.error().message());
+        }
+        request.snapshots.push_back({source->name, *name});
+    }
+    return with_pool(line, first->directory, session_kind::change,
+                     [&](pool_service& pool) -> result<void> {
+                         const auto made = UTHIN_TRY(pool.create_snapshots(request));
+                         if (line.json) {
+                             print_json(frontends::encode(made));
+                             return {};
+                         }
+                         for (const volume_info& volume : made) {
+                             print_volume(line, first->directory, "created", volume);
+                         }
+                         return {};
+                     });
+}
+
+}  // namespace
+
+void add_volume_commands(CLI::App& app, command_line& line) {
+    CLI::App* volume = app.add_subcommand("volume", "make, look at and change volumes");
+    volume->require_subcommand(1);
+    add_create(*volume, line);
+    add_list(*volume, line);
+    add_show(*volume, line);
+    add_rename(*volume, line);
+    add_resize(*volume, line);
+    add_delete(*volume, line);
+    add_rollback(*volume, line);
+    CLI::App* snapshot = app.add_subcommand("snapshot", "snapshots of volumes");
+    snapshot->require_subcommand(1);
+    CLI::App* create = snapshot->add_subcommand("create", "all at one instant");
+    const auto words = std::make_shared<std::vector<std::string>>();
+    const auto if_not_exists = std::make_shared<bool>(false);
+    create->add_option("DIR/SOURCE NEW", *words, "pairs of a volume and the snapshot's name")
+        ->required();
+    create->add_flag("--if-not-exists", *if_not_exists, "the same snapshots may be there");
+    create->callback([&line, words, if_not_exists] {
+        line.action = [&line, words, if_not_exists] {
+            return create_snapshots(line, *words, *if_not_exists);
+        };
+    });
+}
+
+}  // namespace uthin::tools
