@@ -137,6 +137,9 @@ result<void> file_device::transfer_out(std::uint64_t offset_bytes,
 
 result<void> file_device::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
     UTHIN_TRY(check(offset_bytes, buffer.size(), false));
+    if (buffer.empty()) {
+        return {};
+    }
     return is_aligned(offset_bytes, buffer) ? transfer_in(offset_bytes, buffer)
                                             : read_bounced(offset_bytes, buffer);
 }
@@ -165,6 +168,9 @@ result<void> file_device::write(std::uint64_t offset_bytes, std::span<const std:
 
 result<void> file_device::write_any(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
                                     bool fua) {
+    if (buffer.empty()) {
+        return {};
+    }
     if (!is_aligned(offset_bytes, buffer)) {
         return write_bounced(offset_bytes, buffer, fua);
     }

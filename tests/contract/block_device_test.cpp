@@ -124,8 +124,10 @@ struct nbd_server {
         }
     }
     ~nbd_server() {
-        ::kill(pid, SIGTERM);
-        ::waitpid(pid, nullptr, 0);
+        if (pid > 0) {
+            ::kill(pid, SIGTERM);
+            ::waitpid(pid, nullptr, 0);
+        }
     }
     std::shared_ptr<removed_file> socket;
     pid_t pid = -1;

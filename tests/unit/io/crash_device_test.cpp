@@ -231,6 +231,23 @@ TEST(CrashDevice, EveryStateOfARandomWorkloadIsLegal) {
     }
 }
 
+TEST(CrashDevice, PendingWritesOfAllDevicesAreInOneOrder) {
+    crash_domain domain;
+    crash_device& first = domain.add_device("first", 8 * block);
+    crash_device& second = domain.add_device("second", 8 * block);
+    for (std::uint64_t i = 0; i < 4; ++i) {
+        ASSERT_OK(second.write(i * block, filled(block, 1)));
+        ASSERT_OK(first.write(i * block, filled(block, 1)));
+    }
+    power_cut cut(domain.history());
+    cut.move_to(8);
+    ASSERT_EQ(cut.writes().size(), 8);
+    for (std::size_t i = 0; i < 8; ++i) {
+        EXPECT_EQ(cut.writes()[i].device_index, i % 2 == 0 ? second.index() : first.index());
+        EXPECT_EQ(cut.operation_of(i).offset_bytes, i / 2 * block);
+    }
+}
+
 TEST(CrashDevice, MovingBackGivesTheSameStatesAgain) {
     crash_domain domain;
     crash_device& disk = domain.add_device("disk", 8 * block);

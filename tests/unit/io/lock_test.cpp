@@ -74,6 +74,7 @@ protected:
         return child;
     }
     static void kill_owner(pid_t child) {
+        ASSERT_GT(child, 0);
         ::kill(child, SIGKILL);
         ::waitpid(child, nullptr, 0);
     }
@@ -183,7 +184,7 @@ TEST_F(Ownership, RacingProcessesNeverHaveTwoOwners) {
     for (pid_t& child : children) {
         child = ::fork();
         if (child == 0) {
-            for (int owned = 0; owned < 50;) {
+            for (int owned = 0, tries = 0; owned < 50 && tries < 1000000; ++tries) {
                 const auto held = acquire_ownership(path_, lock_mode::exclusive);
                 if (!held) {
                     continue;
