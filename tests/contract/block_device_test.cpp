@@ -37,6 +37,7 @@ struct subject {
     std::shared_ptr<void> below;
     std::unique_ptr<block_device> device;
     std::string skip_reason;
+    std::string failure;
 };
 
 struct removed_file {
@@ -60,7 +61,7 @@ subject on_file(const std::string& folder, bool direct) {
     auto opened = io::file_device::open(file->path, options);
     made.below = file;
     if (!opened) {
-        made.skip_reason = opened.error().to_string();
+        made.failure = opened.error().to_string();
     } else if (direct && !(*opened)->direct()) {
         made.skip_reason = folder + " does not take O_DIRECT";
     } else {
@@ -102,11 +103,11 @@ subject on_loop_disk(bool direct) {
     io::open_options options;
     options.direct = direct;
     auto opened = io::open_device(disk->path, options);
-    if (!opened) {
-        made.skip_reason = opened.error().to_string();
-        return made;
+    if (opened) {
+        made.device = std::move(*opened);
+    } else {
+        made.failure = opened.error().to_string();
     }
-    made.device = std::move(*opened);
     return made;
 }
 
@@ -118,9 +119,6 @@ struct nbd_server {
             ::execlp("nbdkit", "nbdkit", "--exit-with-parent", "-f", "-U", socket->path.c_str(),
                      "memory", size.c_str(), nullptr);
             ::_exit(127);
-        }
-        for (int i = 0; i < 500 && ::access(socket->path.c_str(), F_OK) != 0; ++i) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(10));
         }
     }
     ~nbd_server() {
@@ -141,12 +139,16 @@ subject on_nbd() {
     }
     const auto server = std::make_shared<nbd_server>();
     made.below = server;
-    auto opened = io::open_device("nbd+unix:///?socket=" + server->socket->path, {});
-    EXPECT_THAT(opened, IsOk());
+    const std::string uri = "nbd+unix:///?socket=" + server->socket->path;
+    auto opened = io::open_device(uri, {});
+    for (int i = 0; i < 1000 && !opened; ++i) {  // until it listens
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        opened = io::open_device(uri, {});
+    }
     if (opened) {
         made.device = std::move(*opened);
     } else {
-        made.skip_reason = opened.error().to_string();
+        made.failure = opened.error().to_string();
     }
     return made;
 }
@@ -205,6 +207,7 @@ class BlockDevice : public ::testing::TestWithParam<implementation> {
 protected:
     void SetUp() override {
         subject_ = GetParam().make();
+        ASSERT_EQ(subject_.failure, "");
         if (subject_.device == nullptr) {
             GTEST_SKIP() << subject_.skip_reason;
         }
