@@ -15,14 +15,12 @@ namespace {
 
 // Findings of one code that are listed, so that a common one does not hide the others.
 constexpr std::uint64_t listed_of_code_max = 100;
-constexpr std::uint64_t progress_interval_blocks = 1024;
+constexpr std::uint64_t progress_interval_blocks = 256;
 constexpr std::uint32_t metadata_block_size_sectors = metadata_block_size_bytes / sector_size_bytes;
 
 constexpr tree_walk details_walk{.use = block_use::details_node,
-                                 .value_size_bytes = sizeof(disk_device_details),
-                                 .device = std::nullopt};
-constexpr tree_walk top_walk{
-    .use = block_use::top_node, .value_size_bytes = 8, .device = std::nullopt};
+                                 .value_size_bytes = sizeof(disk_device_details)};
+constexpr tree_walk top_walk{.use = block_use::top_node, .value_size_bytes = 8};
 
 }  // namespace
 
@@ -118,7 +116,6 @@ void checker::add_block(check_severity severity, check_code code, metadata_block
          .code = code,
          .space = block_space::metadata,
          .block = where.value(),
-         .device = std::nullopt,
          .text = std::move(text)});
 }
 

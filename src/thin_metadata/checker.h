@@ -98,7 +98,7 @@ struct check_finding {
     block_space space = block_space::none;  // which device `block` is an index of
     std::uint64_t block = 0;
     std::uint64_t count = 1;  // blocks (or entries) that the finding speaks of
-    std::optional<device_id> device;
+    std::optional<device_id> device = std::nullopt;
     std::string text;  // one line, complete in itself
 };
 
@@ -153,11 +153,11 @@ struct check_options {
     check_scope scope = check_scope::all;
     std::size_t findings_max = 1000;
     // Size of the data device, if known.
-    std::optional<std::uint64_t> data_device_blocks;
+    std::optional<std::uint64_t> data_device_blocks = std::nullopt;
     // Called now and then with the number of blocks read so far; false cancels the check.
-    std::function<bool(std::uint64_t blocks_read)> progress;
+    std::function<bool(std::uint64_t blocks_read)> progress = nullptr;
     // Called for every leaked range, in ascending order within each space.
-    std::function<void(const leaked_range&)> on_leak;
+    std::function<void(const leaked_range&)> on_leak = nullptr;
 };
 
 [[nodiscard]] result<check_report> check_metadata(metadata_view& view,

@@ -114,10 +114,9 @@ result<void> checker::read_space_maps() {
 
     UTHIN_TRY(read_metadata_index(metadata_block(superblock.metadata_sm_root.bitmap_root)));
     const metadata_block index_root(superblock.data_sm_root.bitmap_root);
-    UTHIN_TRY(visit_root({.use = block_use::data_index_node,
-                          .value_size_bytes = sizeof(disk_index_entry),
-                          .device = std::nullopt},
-                         index_root));
+    UTHIN_TRY(visit_root(
+        {.use = block_use::data_index_node, .value_size_bytes = sizeof(disk_index_entry)},
+        index_root));
     const auto is_whole = [&](metadata_block root, block_use use) {
         const block_info* info = blocks_.find(root.value());
         return info != nullptr && info->use == use && !info->has_damage;
@@ -129,8 +128,7 @@ result<void> checker::read_space_maps() {
 
     const auto read_overflow = [&](space_map_state& map, block_use use,
                                    std::uint64_t root) -> result<void> {
-        UTHIN_TRY(visit_root({.use = use, .value_size_bytes = 4, .device = std::nullopt},
-                             metadata_block(root)));
+        UTHIN_TRY(visit_root({.use = use, .value_size_bytes = 4}, metadata_block(root)));
         map.overflow_complete = is_whole(metadata_block(root), use);
         std::sort(map.overflow.begin(), map.overflow.end());
         return {};
@@ -204,12 +202,15 @@ void checker::finish_index(space_map_state& map) {
     map.entries.erase(std::unique(map.entries.begin(), map.entries.end(), same), map.entries.end());
     const std::uint64_t wanted = bitmaps_for(map.nr_blocks);
     std::uint64_t next = 0;
+    // What a damaged index lacks has been reported as its loss.
+    const bool was_complete = map.index_complete;
     const auto report_gap = [&](std::uint64_t end) {
-        if (next < end && map.index_complete) {
+        if (next < end && was_complete) {
+            map.index_complete = false;
+            metadata_counts_incomplete_ = true;
             add({.severity = check_severity::fatal,
                  .code = check_code::missing_index_entry,
                  .count = end - next,
-                 .device = std::nullopt,
                  .text = fmt::format("{} space map: bitmaps {} to {} are missing from the index",
                                      name_of(map.space), next, end - 1)});
         }
@@ -299,7 +300,6 @@ void space_map_comparison::add(check_severity severity, check_code code, std::ui
                 .space = map_.space,
                 .block = block,
                 .count = count,
-                .device = std::nullopt,
                 .text = std::move(text)});
 }
 

@@ -55,7 +55,7 @@ struct tree_walk {
     block_use use = block_use::none;
     std::uint32_t value_size_bytes = 8;
     // Of the mapping tree that is walked; of the first owner when several share it.
-    std::optional<device_id> device;
+    std::optional<device_id> device = std::nullopt;
 };
 
 // One entry of a space map's index, and whether its bitmap belongs to it alone.
@@ -166,7 +166,7 @@ private:
                            const persistent_data::node_view& node, block_info& info);
     void prefetch_values(const persistent_data::node_view& node);
     void node_finding(check_code code, const tree_walk& walk, metadata_block where,
-                      key_bounds bounds, std::string_view what);
+                      key_bounds bounds, std::string_view what, std::string_view loss = "lost");
     // All entries of a tree that was visited, less what is lost. Each node is read at most once.
     [[nodiscard]] result<void> collect(const tree_walk& walk, metadata_block where,
                                        key_bounds bounds, std::uint32_t depth,

@@ -17,23 +17,22 @@ namespace {
 
 std::string keys_text(key_bounds bounds) {
     if (bounds.last == UINT64_MAX) {
-        return bounds.first == 0 ? "all" : fmt::format("{} and up", bounds.first);
+        return fmt::format("{} and up", bounds.first);
     }
     return fmt::format("{} to {}", bounds.first, bounds.last);
 }
 
-// What is lost when the subtree with these keys cannot be read.
-std::string loss_text(const tree_walk& walk, key_bounds bounds) {
+// What lies under a subtree with these keys.
+std::string content_text(const tree_walk& walk, key_bounds bounds) {
     const std::string keys = keys_text(bounds);
     switch (walk.use) {
-        case block_use::details_node: return fmt::format("lost: details of devices {}", keys);
-        case block_use::top_node: return fmt::format("lost: mapping trees of devices {}", keys);
+        case block_use::details_node: return fmt::format("details of devices {}", keys);
+        case block_use::top_node: return fmt::format("mapping trees of devices {}", keys);
         case block_use::bottom_node:
-            return fmt::format("lost: mappings of device {}, virtual blocks {}",
+            return fmt::format("mappings of device {}, virtual blocks {}",
                                walk.device.value_or(device_id()).value(), keys);
-        case block_use::data_index_node:
-            return fmt::format("lost: data space map, bitmaps {}", keys);
-        default: return fmt::format("lost: counts above 2 of blocks {}", keys);
+        case block_use::data_index_node: return fmt::format("data space map, bitmaps {}", keys);
+        default: return fmt::format("counts above 2 of blocks {}", keys);
     }
 }
 
@@ -46,14 +45,14 @@ key_bounds child_bounds(const node_view& node, std::uint32_t index, key_bounds b
 }  // namespace
 
 void checker::node_finding(check_code code, const tree_walk& walk, metadata_block where,
-                           key_bounds bounds, std::string_view what) {
+                           key_bounds bounds, std::string_view what, std::string_view loss) {
     add({.severity = check_severity::fatal,
          .code = code,
          .space = block_space::metadata,
          .block = where.value(),
          .device = walk.device,
-         .text = fmt::format("block {}, {}: {}; {}", where.value(), to_string(walk.use), what,
-                             loss_text(walk, bounds))});
+         .text = fmt::format("block {}, {}: {}; {}: {}", where.value(), to_string(walk.use), what,
+                             loss, content_text(walk, bounds))});
 }
 
 result<void> checker::visit_root(const tree_walk& walk, metadata_block root) {
@@ -100,7 +99,8 @@ void checker::meet_again(const tree_walk& walk, metadata_block where, key_bounds
         lose(walk.use);
     } else if (info.has_damage) {
         node_finding(check_code::shared_damage, walk, where, bounds,
-                     "the damage found under it is shared");
+                     "it is shared with a device named before",
+                     info.is_bad ? "lost" : "lost in part");
     }
 }
 
@@ -112,7 +112,8 @@ result<void> checker::visit_new(const tree_walk& walk, metadata_block where, key
                      fmt::format("more than {} levels", btree_depth_max));
         return {};
     }
-    const std::string lost = fmt::format("{}; {}", to_string(walk.use), loss_text(walk, bounds));
+    const std::string lost =
+        fmt::format("{}; lost: {}", to_string(walk.use), content_text(walk, bounds));
     const auto page = UTHIN_TRY(read(where, block_kind::btree_node, lost, walk.device));
     if (!page) {
         return {};
@@ -214,7 +215,8 @@ void checker::check_child(const tree_walk& walk, metadata_block parent, metadata
     if (child.entries != 0 && (child.first_key < bounds.first || child.last_key > bounds.last)) {
         node_finding(check_code::key_out_of_bounds, walk, where, bounds,
                      fmt::format("it holds keys {} to {}, outside what its parent {} says",
-                                 child.first_key, child.last_key, parent.value()));
+                                 child.first_key, child.last_key, parent.value()),
+                     "lost in part");
         info.has_damage = true;
     }
     if (info.height != 1 && info.height != child.height + 1) {

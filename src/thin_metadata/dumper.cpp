@@ -37,7 +37,7 @@ private:
     [[nodiscard]] result<void> for_each_wanted(btree_cursor& details, btree_cursor& top,
                                                const device_function& each);
     [[nodiscard]] result<void> find_shared_leaves();
-    [[nodiscard]] result<void> send_shared_pieces(leaf_runs& runs, metadata_block root);
+    [[nodiscard]] result<void> send_shared_pieces();
     [[nodiscard]] result<void> send_mappings(metadata_block root);
     [[nodiscard]] result<void> send_mappings_or_references(metadata_block root);
     // Returns the keys, last < first when the leaf is empty.
@@ -74,6 +74,7 @@ result<void> dumper::run() {
     UTHIN_TRY(sink_.begin_pool(pool_header_of(view_.superblock())));
     if (options_.shared_pieces && !options_.skip_mappings) {
         UTHIN_TRY(find_shared_leaves());
+        UTHIN_TRY(send_shared_pieces());
     }
     UTHIN_TRY(for_each_device(
         [this](const thin_device_info& device, metadata_block root) -> result<void> {
@@ -142,8 +143,8 @@ result<void> dumper::for_each_wanted(btree_cursor& details, btree_cursor& top,
 
 result<void> dumper::find_shared_leaves() {
     leaf_runs& runs = runs_.emplace(source_.block_count());
-    UTHIN_TRY(
-        for_each_device([&](const thin_device_info& device, metadata_block root) -> result<void> {
+    return for_each_device(
+        [&](const thin_device_info& device, metadata_block root) -> result<void> {
             runs.begin_device();
             UTHIN_TRY_CTX(
                 list_leaves(source_, root, false,
@@ -154,48 +155,25 @@ result<void> dumper::find_shared_leaves() {
                 fmt::format("device {}", device.id.value()));
             runs.end_device();
             return {};
-        }));
-    return for_each_device([&](const thin_device_info& device,
-                               metadata_block root) -> result<void> {
-        UTHIN_TRY_CTX(send_shared_pieces(runs, root), fmt::format("device {}", device.id.value()));
-        return {};
-    });
+        });
 }
 
-// The runs that are met for the first time under `root`.
-result<void> dumper::send_shared_pieces(leaf_runs& runs, metadata_block root) {
-    metadata_block head;
-    bool is_sending = false;
-    const auto finish = [&]() -> result<void> {
-        if (is_sending && runs.is_named(head)) {
-            UTHIN_TRY(joiner_.flush());
-            UTHIN_TRY(sink_.end_shared());
+// Whether the keys also lie in the bounds of each parent shows when the devices are sent.
+result<void> dumper::send_shared_pieces() {
+    for (auto head = runs_->find_shared_run(metadata_block(0)); head;
+         head = runs_->find_shared_run(*head + 1)) {
+        UTHIN_TRY(sink_.begin_shared(fmt::format("{}", head->value())));
+        std::uint64_t key_min = 0;
+        for (std::optional<metadata_block> leaf = head; leaf; leaf = runs_->next_in_run(*leaf)) {
+            const auto [first_key, last_key] =
+                UTHIN_TRY_CTX(send_leaf(*leaf, key_min, UINT64_MAX), "shared mappings");
+            runs_->set_keys(*leaf, first_key, last_key);
+            key_min = first_key > last_key ? key_min : last_key + (last_key != UINT64_MAX ? 1 : 0);
         }
-        is_sending = false;
-        return {};
-    };
-    UTHIN_TRY(list_leaves(
-        source_, root, false,
-        [&](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
-            if (runs.begins_run(leaf)) {
-                UTHIN_TRY(finish());
-                head = leaf;
-                is_sending = runs.is_shared(leaf) && !runs.is_sent(leaf);
-            }
-            if (!is_sending) {
-                return {};
-            }
-            // A piece without any mapping is not worth a name.
-            const auto page = UTHIN_TRY(read_mapping_leaf(source_, leaf, first, last));
-            if (node_view(page.bytes()).nr_entries() != 0 && !runs.is_named(head)) {
-                UTHIN_TRY(sink_.begin_shared(fmt::format("{}", head.value())));
-                runs.set_named(head);
-            }
-            const auto [first_key, last_key] = UTHIN_TRY(send_leaf(leaf, first, last));
-            runs.set_sent(leaf, first_key, last_key);
-            return {};
-        }));
-    return finish();
+        UTHIN_TRY(joiner_.flush());
+        UTHIN_TRY(sink_.end_shared());
+    }
+    return {};
 }
 
 result<void> dumper::send_mappings(metadata_block root) {
@@ -224,7 +202,7 @@ result<void> dumper::send_mappings_or_references(metadata_block root) {
                                         "to {}",
                                         leaf.value(), first_key, last_key, first, last));
             }
-            if (runs_->begins_run(leaf) && runs_->is_named(leaf)) {
+            if (runs_->begins_run(leaf)) {
                 UTHIN_TRY(sink_.reference(fmt::format("{}", leaf.value())));
             }
             return {};

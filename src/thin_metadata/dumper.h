@@ -20,10 +20,11 @@ namespace uthin::thin_metadata {
 
 struct dump_options {
     // Only these; those that do not exist are passed over.
-    std::optional<std::vector<device_id>> devices;
+    std::optional<std::vector<device_id>> devices = std::nullopt;
     bool skip_mappings = false;
-    // Runs of leaves that several of the devices share become shared pieces; without it every
-    // device has all of its mappings.
+    // Runs of leaves that several of the devices share become shared pieces, named by the block of
+    // their first leaf and in ascending order of it; without it every device has all of its
+    // mappings.
     bool shared_pieces = false;
 };
 

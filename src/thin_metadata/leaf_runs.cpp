@@ -169,21 +169,27 @@ bool leaf_runs::begins_run(metadata_block leaf) const noexcept {
     return before == nullptr || before->ends_run;
 }
 
-bool leaf_runs::is_sent(metadata_block leaf) const noexcept {
-    const leaf_info* info = leaves_.find(leaf.value());
-    return info != nullptr && info->is_sent;
+std::optional<metadata_block> leaf_runs::find_shared_run(metadata_block from) const noexcept {
+    for (metadata_block leaf = from; leaf.value() < block_count_; ++leaf) {
+        if (is_shared(leaf) && begins_run(leaf)) {
+            return leaf;
+        }
+    }
+    return std::nullopt;
 }
 
-bool leaf_runs::is_named(metadata_block leaf) const noexcept {
+std::optional<metadata_block> leaf_runs::next_in_run(metadata_block leaf) const noexcept {
     const leaf_info* info = leaves_.find(leaf.value());
-    return info != nullptr && info->is_named;
+    if (info == nullptr || info->after == nobody || begins_run(metadata_block(info->after))) {
+        return std::nullopt;
+    }
+    return metadata_block(info->after);
 }
 
-void leaf_runs::set_sent(metadata_block leaf, std::uint64_t first_key, std::uint64_t last_key) {
+void leaf_runs::set_keys(metadata_block leaf, std::uint64_t first_key, std::uint64_t last_key) {
     leaf_info& info = leaves_[leaf.value()];
     info.first_key = first_key;
     info.last_key = last_key;
-    info.is_sent = true;
 }
 
 std::pair<std::uint64_t, std::uint64_t> leaf_runs::keys(metadata_block leaf) const noexcept {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "base/paged_array.h"
@@ -33,7 +34,8 @@ using leaf_function =
 
 class leaf_runs {
 public:
-    explicit leaf_runs(std::uint64_t block_count) : leaves_(block_count) {}
+    explicit leaf_runs(std::uint64_t block_count)
+        : block_count_(block_count), leaves_(block_count) {}
 
     // The leaves of one device, in order, between begin and end.
     void begin_device() noexcept { previous_ = nobody; }
@@ -44,14 +46,13 @@ public:
     [[nodiscard]] bool is_shared(metadata_block leaf) const noexcept;
     // No run reaches over from the leaf before.
     [[nodiscard]] bool begins_run(metadata_block leaf) const noexcept;
+    // The first leaf of the first shared run at or after this block; absent behind the last.
+    [[nodiscard]] std::optional<metadata_block> find_shared_run(metadata_block from) const noexcept;
+    // The next leaf of the same run.
+    [[nodiscard]] std::optional<metadata_block> next_in_run(metadata_block leaf) const noexcept;
 
-    // What the caller remembers of a leaf that it has sent: its keys.
-    [[nodiscard]] bool is_sent(metadata_block leaf) const noexcept;
-    void set_sent(metadata_block leaf, std::uint64_t first_key, std::uint64_t last_key);
-    // The run that begins here was sent under a name: it has mappings.
-    [[nodiscard]] bool is_named(metadata_block leaf) const noexcept;
-    void set_named(metadata_block leaf) { leaves_[leaf.value()].is_named = true; }
-    // Of a sent leaf; last < first when it is empty.
+    // What the caller remembers of a leaf: its keys, last < first when it is empty.
+    void set_keys(metadata_block leaf, std::uint64_t first_key, std::uint64_t last_key);
     [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> keys(metadata_block leaf) const noexcept;
 
 private:
@@ -65,10 +66,9 @@ private:
         std::uint32_t devices = 0;
         bool begins_run = false;
         bool ends_run = false;  // the one behind it, whichever it is, begins another
-        bool is_sent = false;
-        bool is_named = false;
     };
 
+    std::uint64_t block_count_;
     paged_array<leaf_info> leaves_;
     std::uint64_t previous_ = nobody;
 };

@@ -27,7 +27,7 @@ struct pool_header {
     std::uint32_t time = 0;
     std::uint64_t transaction_id = 0;
     std::uint32_t flags = 0;
-    std::optional<std::uint32_t> version;  // absent in what 0.8 and older dumped
+    std::optional<std::uint32_t> version = std::nullopt;  // absent in what 0.8 and older dumped
     std::uint32_t data_block_size_sectors = 0;
     std::uint64_t data_blocks = 0;  // 0 from a metadata snapshot: it publishes no space map
     bool operator==(const pool_header&) const = default;

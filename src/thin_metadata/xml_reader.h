@@ -23,7 +23,7 @@ using text_input = std::function<result<std::size_t>(std::span<char> buffer)>;
 
 struct xml_read_options {
     // In place of the superblock's nr_data_blocks, which is 0 in the dump of a metadata snapshot.
-    std::optional<std::uint64_t> data_blocks;
+    std::optional<std::uint64_t> data_blocks = std::nullopt;
 };
 
 [[nodiscard]] result<void> read_xml(const text_input& input, mapping_sink& sink,
