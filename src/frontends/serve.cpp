@@ -26,6 +26,7 @@ constexpr int first_passed_descriptor = 3;
 // What the plugin is told besides the pool.
 struct announcement {
     std::string uri;
+    int output = -1;                  // where to print it; nbdkit takes standard output away
     std::vector<std::string> remove;  // at the end
 };
 
@@ -211,6 +212,7 @@ std::vector<std::string> server_arguments(const serve_options& options,
     arguments.push_back(fmt::format("wait={}", options.wait_s));
     arguments.push_back("socket=" + options.socket_path);
     arguments.push_back("ready-line=" + announced.uri);
+    arguments.push_back(fmt::format("ready-descriptor={}", announced.output));
     if (tls) {
         arguments.emplace_back("tcp-needs-tls=true");
     }
@@ -220,8 +222,9 @@ std::vector<std::string> server_arguments(const serve_options& options,
     return arguments;
 }
 
-// Puts the sockets where socket activation expects them.
-result<void> pass_sockets(std::vector<descriptor>& sockets) {
+// Puts the sockets where socket activation expects them; returns the descriptor behind them, which
+// is standard output.
+result<int> pass_descriptors(std::vector<descriptor>& sockets) {
     const int count = static_cast<int>(sockets.size());
     for (descriptor& socket : sockets) {
         // First out of the way, so that no dup2 below closes one that is still needed.
@@ -231,6 +234,11 @@ result<void> pass_sockets(std::vector<descriptor>& sockets) {
         }
         socket = std::move(moved);
     }
+    // Inherited, unlike the sockets until dup2 gives them their place.
+    const int output = ::fcntl(STDOUT_FILENO, F_DUPFD, first_passed_descriptor + 2 * count);
+    if (output < 0) {
+        return fail(error_code::io_error, "standard output is closed", errno);
+    }
     for (int i = 0; i < count; ++i) {
         if (::dup2(sockets[static_cast<std::size_t>(i)].get(), first_passed_descriptor + i) < 0) {
             return fail(error_code::io_error, "cannot pass the sockets to nbdkit", errno);
@@ -239,7 +247,7 @@ result<void> pass_sockets(std::vector<descriptor>& sockets) {
     ::setenv("LISTEN_FDS", fmt::format("{}", count).c_str(), 1);
     ::setenv("LISTEN_PID", fmt::format("{}", ::getpid()).c_str(), 1);
     ::unsetenv("LISTEN_FDNAMES");
-    return {};
+    return output;
 }
 
 void remove_all(const std::vector<std::string>& paths) {
@@ -263,7 +271,7 @@ result<void> become_server(const serve_options& options, announcement& announced
             sockets.push_back(std::move(socket));
         }
     }
-    UTHIN_TRY(pass_sockets(sockets));
+    announced.output = UTHIN_TRY(pass_descriptors(sockets));
     std::vector<std::string> arguments = server_arguments(options, announced);
     std::vector<char*> argv;
     for (std::string& argument : arguments) {

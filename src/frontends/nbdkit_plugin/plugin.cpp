@@ -37,6 +37,7 @@ using uthin::frontends::served_pool;
 struct configuration {
     uthin::frontends::served_pool_options pool;
     std::string ready_line;
+    int ready_descriptor = -1;
     std::vector<std::string> remove;
     bool tcp_needs_tls = false;
 };
@@ -141,6 +142,9 @@ int plugin_config(const char* key, const char* value) {
         config->ready_line = value;
         return 0;
     }
+    if (name == "ready-descriptor") {
+        return nbdkit_parse_int("ready-descriptor", value, &config->ready_descriptor);
+    }
     if (name == "remove") {
         config->remove.emplace_back();
         return set_path(config->remove.back(), value);
@@ -170,6 +174,15 @@ int plugin_get_ready() {
     return status;
 }
 
+// Whoever waits for the line may have gone; that is no reason not to serve.
+void announce() {
+    if (config->ready_descriptor >= 0) {
+        const std::string line = config->ready_line + "\n";
+        static_cast<void>(!::write(config->ready_descriptor, line.data(), line.size()));
+        ::close(config->ready_descriptor);
+    }
+}
+
 int plugin_after_fork() {
     const int status = guarded([]() -> result<int> {
         std::unique_ptr<served_pool> pool = UTHIN_TRY(served_pool::open(config->pool));
@@ -181,10 +194,7 @@ int plugin_after_fork() {
         remove_files();
         return status;
     }
-    if (!config->ready_line.empty()) {
-        std::printf("%s\n", config->ready_line.c_str());
-        std::fflush(stdout);
-    }
+    announce();
     return 0;
 }
 

@@ -1,0 +1,125 @@
+#include "frontends/served_pool.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "frontends/control/api.h"
+#include "frontends/control/http_server.h"
+#include "frontends/serve.h"
+#include "pool/pool_directory.h"
+
+namespace uthin::frontends {
+namespace {
+
+std::string counter(const char* name, const char* help, std::uint64_t value) {
+    return fmt::format("# HELP {0} {1}\n# TYPE {0} counter\n{0} {2}\n", name, help, value);
+}
+
+std::string engine_metrics(const pool_counters& counters) {
+    return counter("uthin_pool_commits_total", "Commits of the metadata.", counters.commits) +
+           counter("uthin_pool_flushes_total", "Flushes of clients.", counters.flushes) +
+           counter("uthin_pool_clean_flushes_total", "Flushes that needed no commit.",
+                   counters.clean_flushes) +
+           counter("uthin_pool_provisioned_blocks_total", "Data blocks given to volumes.",
+                   counters.provisioned_blocks) +
+           counter("uthin_pool_broken_blocks_total", "Shared data blocks copied before a write.",
+                   counters.broken_blocks) +
+           counter("uthin_pool_discards_total", "Discards of clients.",
+                   counters.discarded_requests) +
+           counter("uthin_pool_snapshots_total", "Snapshots made.", counters.snapshots) +
+           counter("uthin_pool_mapping_hits_total", "Lookups served by the mapping caches.",
+                   counters.mapping_hits) +
+           counter("uthin_pool_mapping_misses_total", "Lookups in the metadata.",
+                   counters.mapping_misses) +
+           counter("uthin_pool_metadata_blocks_read_total", "Metadata blocks read.",
+                   counters.metadata.blocks_read) +
+           counter("uthin_pool_metadata_blocks_written_total", "Metadata blocks written.",
+                   counters.metadata.blocks_written) +
+           fmt::format(
+               "# HELP uthin_pool_held_requests Requests that wait for space now.\n"
+               "# TYPE uthin_pool_held_requests gauge\nuthin_pool_held_requests {}\n",
+               counters.held_requests);
+}
+
+std::string description_of(const volume_info& volume) {
+    return volume.parent.empty() ? std::string("thin volume") : "snapshot of " + volume.parent;
+}
+
+}  // namespace
+
+struct served_pool::impl {
+    served_pool_options options;
+    std::unique_ptr<pool_directory> directory;
+    std::unique_ptr<pool_service> service;
+    std::unique_ptr<control_api> api;
+    std::unique_ptr<http_server> control;
+};
+
+served_pool::served_pool(std::unique_ptr<impl> state) : impl_(std::move(state)) {
+}
+
+result<std::unique_ptr<served_pool>> served_pool::open(const served_pool_options& options) {
+    auto state = std::make_unique<impl>();
+    state->options = options;
+    directory_options wanted;
+    wanted.purpose = options.read_only ? open_purpose::inspect : open_purpose::serve;
+    wanted.wait = std::chrono::seconds(options.wait_s);
+    state->directory = UTHIN_TRY(pool_directory::open(options.directory, wanted, system_clock()));
+    return std::unique_ptr<served_pool>(new served_pool(std::move(state)));
+}
+
+result<void> served_pool::start() {
+    UTHIN_TRY(impl_->directory->start());
+    impl_->service = make_pool_service(*impl_->directory);
+    impl_->api = std::make_unique<control_api>(
+        *impl_->service,
+        control_api_options{.nbd_socket_path = impl_->options.nbd_socket_path,
+                            .more_metrics = [engine = &impl_->directory->engine()] {
+                                return engine_metrics(engine->counters());
+                            }});
+    descriptor listening = UTHIN_TRY(listen_unix(control_socket(impl_->options.directory)));
+    impl_->control = UTHIN_TRY(http_server::start(
+        std::move(listening),
+        [api = impl_->api.get()](const http_request& request) { return api->handle(request); }));
+    return {};
+}
+
+result<void> served_pool::stop() {
+    if (impl_->control) {
+        ::unlink(control_socket(impl_->options.directory).c_str());
+        impl_->api->stop();
+        impl_->control.reset();
+    }
+    impl_->service.reset();
+    return impl_->directory->close();
+}
+
+served_pool::~served_pool() = default;
+
+result<std::vector<export_entry>> served_pool::exports() {
+    std::vector<export_entry> entries;
+    for (const volume_info& volume : UTHIN_TRY(impl_->directory->list())) {
+        entries.push_back({volume.name, description_of(volume)});
+    }
+    return entries;
+}
+
+result<opened_export> served_pool::open_export(const std::string& name, bool read_only) {
+    const volume_info volume = UTHIN_TRY(impl_->directory->show(name));
+    const auto label = volume.labels.find("read-only");
+    const bool marked = label != volume.labels.end() && label->second == "true";
+    opened_export opened;
+    opened.writable = !read_only && !marked && !impl_->options.read_only;
+    opened.content = UTHIN_TRY(impl_->directory->open_volume(name, !opened.writable));
+    opened.size_bytes = opened.content->size_bytes();
+    opened.description = description_of(volume);
+    return opened;
+}
+
+uthin::pool& served_pool::engine() noexcept {
+    return impl_->directory->engine();
+}
+
+}  // namespace uthin::frontends
