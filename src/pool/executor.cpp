@@ -149,9 +149,12 @@ bool executor::turn() {
 
 void executor::run_batch(const std::vector<work*>& batch) {
     std::vector<finished> ran;
+    std::vector<work*> alone;
     host_.begin_batch();
     for (work* request : batch) {
-        if (!request->runs_alone()) {
+        if (request->runs_alone()) {
+            alone.push_back(request);
+        } else {
             ran.push_back({request, request->run()});
         }
     }
@@ -164,10 +167,8 @@ void executor::run_batch(const std::vector<work*>& batch) {
         one.request->published();
     }
     sort(ran);
-    for (work* request : batch) {
-        if (request->runs_alone()) {
-            run_alone(*request);
-        }
+    for (work* request : alone) {
+        run_alone(*request);
     }
 }
 

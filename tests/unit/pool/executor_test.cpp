@@ -1,0 +1,189 @@
+#include "pool/executor.h"
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/matchers.h"
+
+namespace uthin::pool_engine {
+namespace {
+
+using test::HasCode;
+using test::IsOk;
+
+// Writes down what the executor does.
+class recording_host final : public executor_host {
+public:
+    void begin_batch() override { log += "["; }
+    result<void> end_batch() override {
+        log += "]";
+        return std::exchange(batch_end, {});
+    }
+    void begin_alone() override { log += "<"; }
+    result<void> end_alone() override {
+        log += ">";
+        return {};
+    }
+    result<void> commit() override {
+        log += "C";
+        return std::exchange(commit_end, {});
+    }
+    bool commit_is_due() override { return false; }
+    std::chrono::nanoseconds idle_time() override { return std::chrono::milliseconds(1); }
+
+    std::string log;
+    result<void> batch_end;
+    result<void> commit_end;
+};
+
+class letter final : public work {
+public:
+    letter(recording_host& host, char name, std::vector<next> verdicts = {next::done},
+           bool commit = false, bool alone = false)
+        : host_(host), name_(name), verdicts_(std::move(verdicts)) {
+        wants_commit_ = commit;
+        runs_alone_ = alone;
+    }
+    next run() override {
+        host_.log += name_;
+        const next verdict = verdicts_.front();
+        verdicts_.erase(verdicts_.begin());
+        return verdict;
+    }
+    void published() override { host_.log += '.'; }
+
+private:
+    recording_host& host_;
+    const char name_;
+    std::vector<next> verdicts_;
+};
+
+TEST(Executor, PublishesABatchBeforeItTellsTheRequests) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter a(host, 'a');
+    letter b(host, 'b');
+    worker.submit(queue, a);
+    EXPECT_OK(worker.execute(queue, b));
+    EXPECT_EQ(host.log, "[ab]..");
+}
+
+TEST(Executor, TakesTheQueuesInRotation) {
+    recording_host host;
+    executor worker(host, 2);
+    work_queue busy;
+    work_queue quiet;
+    std::vector<std::unique_ptr<letter>> many;
+    for (int i = 0; i < 4; ++i) {
+        many.push_back(std::make_unique<letter>(host, 'b'));
+        worker.submit(busy, *many.back());
+    }
+    letter quick(host, 'q');
+    EXPECT_OK(worker.execute(quiet, quick));
+    EXPECT_EQ(host.log, "[bq]..");
+    worker.wait_for(*many.back());
+}
+
+TEST(Executor, SlicesLetOthersInBetween) {
+    recording_host host;
+    executor worker(host, 1);
+    work_queue one;
+    work_queue two;
+    letter sliced(host, 's', {work::next::again, work::next::again, work::next::done});
+    letter other(host, 'o');
+    worker.submit(one, sliced);
+    worker.submit(two, other);
+    worker.wait_for(sliced);
+    EXPECT_EQ(host.log, "[s].[o].[s].[s].");
+}
+
+TEST(Executor, WhoWantsACommitIsCompletedByIt) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter a(host, 'a', {work::next::done}, true);
+    letter b(host, 'b', {work::next::done}, true);
+    worker.submit(queue, a);
+    EXPECT_OK(worker.execute(queue, b));
+    EXPECT_EQ(host.log, "[ab]..C");
+    letter c(host, 'c', {work::next::done}, true);
+    host.commit_end = fail(error_code::io_error, "x");
+    EXPECT_THAT(worker.execute(queue, c), HasCode(error_code::io_error));
+}
+
+TEST(Executor, WhoNeedsSpaceRunsAgainAfterACommitAndKnowsIt) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter a(host, 'a', {work::next::space, work::next::done});
+    EXPECT_FALSE(a.retried());
+    EXPECT_OK(worker.execute(queue, a));
+    EXPECT_TRUE(a.retried());
+    EXPECT_EQ(host.log, "[a].C[a].");
+}
+
+TEST(Executor, ABrokenBatchFailsAllItsRequests) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter a(host, 'a', {work::next::done}, true);
+    letter b(host, 'b');
+    worker.submit(queue, a);
+    host.batch_end = fail(error_code::corrupt, "x");
+    EXPECT_THAT(worker.execute(queue, b), HasCode(error_code::corrupt));
+    worker.wait_for(a);
+    EXPECT_THAT(a.outcome(), HasCode(error_code::corrupt));
+    EXPECT_EQ(host.log, "[ab]..");
+}
+
+TEST(Executor, ABlockedRequestPutsCommitsOffUntilItRan) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter blocked(host, 'b', {work::next::blocked, work::next::blocked, work::next::done});
+    letter flush(host, 'f', {work::next::done}, true);
+    worker.submit(queue, blocked);
+    EXPECT_OK(worker.execute(queue, flush));
+    EXPECT_EQ(host.log, "[bf]..[b].[b].C");
+}
+
+TEST(Executor, RequestsThatRunAloneAreOutsideTheBatch) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter alone(host, 'x', {work::next::done}, false, true);
+    letter a(host, 'a');
+    worker.submit(queue, alone);
+    EXPECT_OK(worker.execute(queue, a));
+    worker.wait_for(alone);
+    EXPECT_EQ(host.log, "[a].<x>.");
+}
+
+TEST(Executor, ServesManyThreads) {
+    recording_host host;
+    executor worker(host, 4);
+    ASSERT_OK(worker.start());
+    work_queue queues[3];
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < 6; ++t) {
+        threads.emplace_back([&, t] {
+            for (int i = 0; i < 200; ++i) {
+                letter one(host, 'a', {work::next::again, work::next::done}, i % 10 == 0);
+                EXPECT_OK(worker.execute(queues[t % 3], one));
+            }
+        });
+    }
+    for (std::thread& one : threads) {
+        one.join();
+    }
+    worker.stop();
+    EXPECT_EQ(worker.requests(), 2400U);
+}
+
+}  // namespace
+}  // namespace uthin::pool_engine

@@ -1,0 +1,103 @@
+#include "pool/pool_file.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "support/matchers.h"
+#include "support/temporary_directory.h"
+
+namespace uthin {
+namespace {
+
+using test::HasCode;
+
+pool_file unusual_file() {
+    pool_file file;
+    file.uuid = "0-1";
+    file.metadata = "/dev/ü \"quoted\"\n";
+    file.data = "nbd://h/x";
+    file.adopted = true;
+    file.zero_new_blocks = false;
+    file.discard = discard_mode::ignore;
+    file.error_if_no_space = true;
+    file.read_only = true;
+    file.no_space_timeout = std::chrono::seconds(7);
+    file.low_water_blocks = INT64_MAX;
+    return file;
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+    const std::size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return at == std::string::npos ? text : text.replace(at, from.size(), to);
+}
+
+TEST(PoolFile, ReadsBackWhatWasWritten) {
+    for (const pool_file& file : {pool_file{.uuid = "u"}, unusual_file()}) {
+        ASSERT_OK_AND_ASSIGN(const std::string text, format_pool_file(file));
+        ASSERT_OK_AND_ASSIGN(const pool_file read, parse_pool_file(text, "x"));
+        EXPECT_EQ(read, file);
+    }
+}
+
+TEST(PoolFile, GarbageIsCorruptInOneLine) {
+    ASSERT_OK_AND_ASSIGN(const std::string good, format_pool_file(unusual_file()));
+    for (const std::string& text :
+         {std::string(),
+          std::string("\0", 1),
+          std::string("{"),
+          std::string("[]"),
+          std::string("null"),
+          std::string("{}"),
+          good + "x",
+          good + std::string("\0", 1),
+          std::string(60000, '['),
+          std::string("{\"a\":\xff}"),
+          replaced(good, "\"uthin-pool\"", "\"other\""),
+          replaced(good, "\"0-1\"", "7"),
+          replaced(good, "\"version\": 1", "\"version\": \"1\""),
+          replaced(good, "\"version\": 1", "\"version\": 1.0"),
+          replaced(good, "\"low_water_blocks\": 9223372036854775807",
+                   "\"low_water_blocks\": 9223372036854775808"),
+          replaced(good, "\"low_water_blocks\": 9223372036854775807", "\"low_water_blocks\": -1"),
+          replaced(good, "\"adopted\": true", "\"adopted\": 1"),
+          replaced(good, "\"adopted\": true", "\"adopted\": true, \"adopted\": false"),
+          replaced(good, "\"adopted\": true", "\"adopted\": true, \"more\": 1"),
+          replaced(good, "  \"adopted\": true,\n", "")}) {
+        const auto parsed = parse_pool_file(text, "DIR/pool.json");
+        ASSERT_THAT(parsed, HasCode(error_code::corrupt)) << text.substr(0, 400);
+        EXPECT_EQ(parsed.error().message().find("DIR/pool.json"), 0U);
+        EXPECT_EQ(parsed.error().message().find('\n'), std::string::npos);
+    }
+}
+
+TEST(PoolFile, ANewerVersionIsUnsupported) {
+    ASSERT_OK_AND_ASSIGN(const std::string good, format_pool_file(unusual_file()));
+    EXPECT_THAT(parse_pool_file(replaced(good, "\"version\": 1", "\"version\": 2"), "x"),
+                HasCode(error_code::unsupported));
+}
+
+TEST(PoolFile, IsStoredWholeAndFoundAgain) {
+    const test::temporary_directory directory;
+    EXPECT_THAT(load_pool_file(directory.path()), HasCode(error_code::not_found));
+    ASSERT_OK(store_pool_file(directory.path(), unusual_file()));
+    ASSERT_OK(store_pool_file(directory.path(), pool_file{.uuid = "second"}));
+    ASSERT_OK_AND_ASSIGN(const pool_file read, load_pool_file(directory.path()));
+    EXPECT_EQ(read.uuid, "second");
+    EXPECT_FALSE(std::filesystem::exists(directory.path() / "pool.json.new"));
+    std::ofstream(directory.path() / "pool.json") << std::string(100000, ' ');
+    EXPECT_THAT(load_pool_file(directory.path()), HasCode(error_code::invalid_argument));
+}
+
+TEST(PoolFile, PathsAndUrlsAreToldApart) {
+    EXPECT_EQ(resolved_url("/p", "data"), "/p/data");
+    EXPECT_EQ(resolved_url("/p", "/x"), "/x");
+    EXPECT_EQ(resolved_url("/p", "nbd://h/x"), "nbd://h/x");
+    EXPECT_EQ(path_of_url("nbd://h/x"), "");
+    EXPECT_EQ(path_of_url("file:/a"), "/a");
+    EXPECT_EQ(path_of_url("./a:b"), "./a:b");
+}
+
+}  // namespace
+}  // namespace uthin
