@@ -306,6 +306,9 @@ TEST(UringBatch, DoesABatchOrSaysThatItCannot) {
     std::fill(memory[199].begin(), memory[199].end(), std::byte{0xFF});
     EXPECT_THAT(io::run_uring_batch(descriptor, path, ops), HasCode(error_code::io_error));
     EXPECT_EQ(memory[199][0], static_cast<std::byte>(199));
+    // So is one that only begins before the end: its transfer is short.
+    const io_op across{io_kind::read, (1 << 20) - 2048, beyond};
+    EXPECT_THAT(io::run_uring_batch(descriptor, path, {&across, 1}), HasCode(error_code::io_error));
     ::close(descriptor);
 }
 
