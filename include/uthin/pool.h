@@ -72,7 +72,7 @@ struct pool_options {
     // Size of the pool when it is formatted; 0: the whole data device.
     std::uint64_t data_blocks = 0;
     // Called from the pool's thread after the fact; must not call the pool.
-    std::function<void(pool_event)> on_event;
+    std::function<void(pool_event)> on_event{};
 };
 
 struct snapshot_request {

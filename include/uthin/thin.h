@@ -151,7 +151,8 @@ public:
 
     // Growing: the new part reads as zeros. Shrinking: waits for every request in flight, then
     // unmaps what lies beyond the end and zeroes the rest of the last block, and commits. The size
-    // itself is not stored in the metadata; the pool's catalogue keeps it.
+    // itself is not stored in the metadata; the pool's catalogue keeps it. Also on a volume that is
+    // opened read-only.
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
 
     // Blocks that the volume maps, shared ones included; those beyond its end are counted too.

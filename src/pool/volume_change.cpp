@@ -200,7 +200,10 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
 // ---- size
 
 result<void> volume_io::set_size(std::uint64_t size_bytes) {
-    UTHIN_TRY(may_write());
+    UTHIN_TRY(engine_.alive());
+    if (engine_.options().read_only) {
+        return fail(error_code::read_only, "the pool is opened read-only");
+    }
     if (size_bytes > static_cast<std::uint64_t>(INT64_MAX)) {
         return fail(error_code::invalid_argument, "a volume is smaller than 2^63 bytes");
     }
