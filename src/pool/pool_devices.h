@@ -25,8 +25,8 @@ struct pool_devices {
 };
 
 struct pool_devices_request {
-    std::string metadata_url;
-    std::string data_url;
+    std::string metadata_url{};
+    std::string data_url{};
     bool read_only = false;
     std::chrono::nanoseconds wait{0};
 };

@@ -49,42 +49,42 @@ struct directory_options {
     open_purpose purpose = open_purpose::change;
     // For devices that another process owns.
     std::chrono::nanoseconds wait{0};
-    std::string catalogue_vfs;
+    std::string catalogue_vfs{};
     // What pool.json does not say; its fields are overwritten.
-    pool_options pool;
+    pool_options pool{};
 };
 
 // An opened pool's parts, for callers that bring their own devices (crash simulation).
 struct directory_parts {
-    std::string directory;
-    pool_file file;
+    std::string directory{};
+    pool_file file{};
     pool_devices devices;
     std::unique_ptr<catalogue> names;
 };
 
 struct create_pool_request {
-    std::string directory;
+    std::string directory{};
     std::uint64_t data_size_bytes = 0;
     std::uint64_t block_size_bytes = 64U << 10;
-    std::optional<std::uint64_t> metadata_size_bytes;
-    std::string metadata_url;  // empty: a new sparse file in the directory
-    std::string data_url;
+    std::optional<std::uint64_t> metadata_size_bytes{};
+    std::string metadata_url{};  // empty: a new sparse file in the directory
+    std::string data_url{};
     // "N%" of the data blocks, or blocks.
-    std::string low_water;
-    pool_file features;  // the switches of it
+    std::string low_water{};
+    pool_file features{};  // the switches of it
     std::chrono::nanoseconds wait{0};
-    std::string catalogue_vfs;
+    std::string catalogue_vfs{};
 };
 
 struct adopt_pool_request {
-    std::string directory;
-    std::string metadata_url;
-    std::string data_url;
+    std::string directory{};
+    std::string metadata_url{};
+    std::string data_url{};
     bool read_only = false;
     // A pool whose pool.json is there gets an empty catalogue; the old file is kept beside it.
     bool rebuild_catalogue = false;
     std::chrono::nanoseconds wait{0};
-    std::string catalogue_vfs;
+    std::string catalogue_vfs{};
 };
 
 class pool_directory {
@@ -194,6 +194,8 @@ private:
     [[nodiscard]] result<void> check_rollback(const rollback_request& request,
                                               const found_volume& target,
                                               const found_volume& source) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> resize_live(device_id id, std::uint64_t old_bytes,
+                                           std::uint64_t new_bytes) REQUIRES(change_lock_);
     [[nodiscard]] result<void> apply_message(const kernel_message& message) REQUIRES(change_lock_);
     [[nodiscard]] result<pool_file> changed_file(const std::map<std::string, std::string>& settings)
         REQUIRES(change_lock_);

@@ -329,11 +329,19 @@ result<volume_info> pool_directory::resize(std::string_view name, std::uint64_t 
         return describe(name);
     }
     UTHIN_TRY(names_->resize(record.uuid, size_bytes));
-    if (in_use(id)) {
-        const auto open = UTHIN_TRY(pool_->open_volume(id, record.size_bytes, true));
-        UTHIN_TRY(open->set_size(size_bytes));
-    }
+    UTHIN_TRY(resize_live(id, record.size_bytes, size_bytes));
     return describe(name);
+}
+
+// The object that clients have open has a size of its own.
+result<void> pool_directory::resize_live(device_id id, std::uint64_t old_bytes,
+                                         std::uint64_t new_bytes) {
+    if (old_bytes == new_bytes || !in_use(id)) {
+        return {};
+    }
+    // Writable for the change of size; what a client may do, its front end decides.
+    const auto open = UTHIN_TRY(pool_->open_volume(id, old_bytes));
+    return open->set_size(new_bytes);
 }
 
 result<bool> pool_directory::remove(const delete_volume_request& request) {
@@ -416,10 +424,7 @@ result<volume_info> pool_directory::rollback(const rollback_request& request) {
         fmt::format("{}/{}", printable(directory_), printable(request.name)));
     what.kind = intent_kind::reap;
     reaping_.emplace(graveyard, what);
-    if (in_use(id)) {
-        const auto open = UTHIN_TRY(pool_->open_volume(id, record.size_bytes, true));
-        UTHIN_TRY(open->set_size(source.record.size_bytes));
-    }
+    UTHIN_TRY(resize_live(id, record.size_bytes, source.record.size_bytes));
     begin_reaping(graveyard);
     if (!started_) {
         UTHIN_TRY(settle_deletions());

@@ -25,32 +25,32 @@
 namespace uthin {
 
 struct volume_info {
-    std::string name;
-    std::string uuid;  // empty for a device that is not in the catalogue
+    std::string name{};
+    std::string uuid{};  // empty for a device that is not in the catalogue
     std::uint64_t dev_id = 0;
     std::uint64_t size_bytes = 0;
     std::uint64_t mapped_bytes = 0;         // shared blocks included
-    std::string parent;                     // name of the volume it is a snapshot of; empty: none
-    std::string parent_uuid;                // stays when the parent is gone
+    std::string parent{};                   // name of the volume it is a snapshot of; empty: none
+    std::string parent_uuid{};              // stays when the parent is gone
     std::int64_t created_unix_seconds = 0;  // 0: not known
     std::uint64_t creation_time = 0;        // the pool's counter of snapshots
     std::uint64_t creation_transaction_id = 0;
-    std::string external_origin;
-    std::string received_from;
-    std::map<std::string, std::string> labels;
+    std::string external_origin{};
+    std::string received_from{};
+    std::map<std::string, std::string> labels{};
     bool in_use = false;  // open for I/O in the process that has the pool
     bool operator==(const volume_info&) const = default;
 };
 
 struct pool_report {
-    std::string uuid;
-    std::string directory;
-    std::string metadata_url;
-    std::string data_url;
+    std::string uuid{};
+    std::string directory{};
+    std::string metadata_url{};
+    std::string data_url{};
     bool adopted = false;
     bool served = false;
-    std::string mode;        // write, out_of_data_space, out_of_metadata_space, read_only, fail
-    std::string mode_cause;  // empty in write mode
+    std::string mode{};        // write, out_of_data_space, out_of_metadata_space, read_only, fail
+    std::string mode_cause{};  // empty in write mode
     bool needs_check = false;
     std::uint64_t transaction_id = 0;
     std::uint64_t block_size_bytes = 0;
@@ -58,11 +58,11 @@ struct pool_report {
     std::uint64_t data_used_blocks = 0;
     std::uint64_t metadata_blocks = 0;
     std::uint64_t metadata_used_blocks = 0;
-    std::optional<std::uint64_t> metadata_snapshot_block;
+    std::optional<std::uint64_t> metadata_snapshot_block{};
     std::uint64_t low_water_blocks = 0;
     bool zeroing = true;
-    std::string discard;   // passdown, no-passdown, ignore: the effective one
-    std::string no_space;  // queue, error: the effective one
+    std::string discard{};   // passdown, no-passdown, ignore: the effective one
+    std::string no_space{};  // queue, error: the effective one
     std::uint64_t volume_count = 0;
     std::uint64_t deletions_running = 0;
     std::uint64_t virtual_bytes = 0;  // sum of the volumes' sizes
@@ -70,8 +70,8 @@ struct pool_report {
 
 struct grow_request {
     // Absent: what the device has now.
-    std::optional<std::uint64_t> data_size_bytes;
-    std::optional<std::uint64_t> metadata_size_bytes;
+    std::optional<std::uint64_t> data_size_bytes{};
+    std::optional<std::uint64_t> metadata_size_bytes{};
 };
 
 struct check_request {
@@ -83,7 +83,7 @@ struct check_reply {
     std::uint64_t fatal = 0;
     std::uint64_t repairable = 0;
     std::uint64_t cosmetic = 0;
-    std::vector<std::string> findings;  // "fatal: ...", one line each; the first ones only
+    std::vector<std::string> findings{};  // "fatal: ...", one line each; the first ones only
     std::uint64_t devices = 0;
     std::uint64_t mapped_blocks = 0;
     std::uint64_t data_blocks_used = 0;
@@ -95,47 +95,47 @@ struct check_reply {
 enum class metadata_snapshot_action : std::uint8_t { reserve, release, show };
 
 struct create_volume_request {
-    std::string name;
+    std::string name{};
     std::uint64_t size_bytes = 0;
-    std::optional<std::uint64_t> dev_id;
-    std::string external_origin;
+    std::optional<std::uint64_t> dev_id{};
+    std::string external_origin{};
     bool if_not_exists = false;
 };
 
 struct snapshot_pair {
-    std::string source;
-    std::string name;
+    std::string source{};
+    std::string name{};
 };
 
 struct create_snapshots_request {
     // All at one instant. A later source may be an earlier name.
-    std::vector<snapshot_pair> snapshots;
+    std::vector<snapshot_pair> snapshots{};
     bool if_not_exists = false;
 };
 
 struct delete_volume_request {
-    std::string name;
+    std::string name{};
     bool if_exists = false;
 };
 
 struct rollback_request {
-    std::string name;
-    std::string to;
+    std::string name{};
+    std::string to{};
     // Also when the volume is in use, or `to` is no snapshot of it or has another size.
     bool force = false;
 };
 
 // A volume as the device-mapper is to be told about it.
 struct table_line {
-    std::string name;
+    std::string name{};
     std::uint64_t dev_id = 0;  // of a volume
     std::uint64_t size_bytes = 0;
-    std::string table;
+    std::string table{};
 };
 
 struct release_reply {
     table_line pool;
-    std::vector<table_line> volumes;
+    std::vector<table_line> volumes{};
 };
 
 // The bytes of one volume. The object keeps the volume in use.
