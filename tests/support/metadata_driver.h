@@ -123,8 +123,8 @@ public:
     [[nodiscard]] std::string live_complaint();
     // The counters that must be right after each commit.
     [[nodiscard]] std::string counter_complaint();
-    // Data blocks that nobody may be given while the returned object lives.
-    [[nodiscard]] std::shared_ptr<const std::vector<bool>> keep_committed_data();
+    // A view of the last commit; the driver complains when a data block that it maps is given out.
+    [[nodiscard]] result<std::shared_ptr<thin_metadata::metadata_view>> create_view();
 
     [[nodiscard]] metadata& pool() { return *pool_; }
     [[nodiscard]] const pool_state& now() const { return now_; }
@@ -158,6 +158,7 @@ private:
     void end_batch();
     void committed_at(std::uint64_t begin);
     void check_allocated(std::uint64_t block);
+    void forget_dead_views();
     [[nodiscard]] std::string published_complaint();
     [[nodiscard]] std::uint64_t any_device();
     [[nodiscard]] std::uint64_t unused_device() const;
@@ -174,7 +175,14 @@ private:
     pool_state now_;
     std::vector<commit_record> committed_;
     std::vector<bool> committed_data_;
-    std::vector<std::weak_ptr<const std::vector<bool>>> kept_data_;
+    struct watched_view {
+        std::weak_ptr<thin_metadata::metadata_view> view;
+        std::vector<bool> data;
+    };
+    std::vector<watched_view> views_;
+    // Blocks may still be kept for views that went away since the last commit that wrote something.
+    bool blocks_may_be_kept_ = false;
+    std::uint64_t durable_transaction_ = 0;
     bool in_batch_ = false;
     device_states before_batch_;
 
