@@ -106,6 +106,7 @@ private:
         std::uint64_t shared_subtrees = 0;
         // Entries of shared subtrees are to be counted, which reads them.
         bool count_shared = false;
+        std::uint64_t counted_nodes = 0;
     };
 
     [[nodiscard]] result<void> inc_children(const node_view& node, metadata_block where);
@@ -115,7 +116,8 @@ private:
     [[nodiscard]] result<shadow> shadow_child(const shadow& parent, std::uint32_t index);
     // The writer's view of a node, checked.
     [[nodiscard]] result<block_ref> read_node(metadata_block where);
-    [[nodiscard]] result<std::uint64_t> count_subtree(metadata_block where, std::uint32_t height);
+    [[nodiscard]] result<std::uint64_t> count_subtree(metadata_block where, std::uint32_t height,
+                                                      drop_totals& totals);
     // Levels below the root.
     [[nodiscard]] result<std::uint32_t> height_of(metadata_block root);
 

@@ -68,7 +68,13 @@ result<void> btree::destroy(metadata_block root) {
 }
 
 // Reads the nodes above the leaves and the leaves' headers; each batch of children in parallel.
-result<std::uint64_t> btree::count_subtree(metadata_block where, std::uint32_t height) {
+// Nothing is freed on the way that would give a circle away, so the nodes are counted.
+result<std::uint64_t> btree::count_subtree(metadata_block where, std::uint32_t height,
+                                           drop_totals& totals) {
+    if (++totals.counted_nodes > tm_.source().block_count()) {
+        return fail(error_code::corrupt,
+                    fmt::format("btree node {}: reached again and again", where.value()));
+    }
     const block_ref node = UTHIN_TRY(read_node(where));
     const node_view view(node.bytes());
     if (view.is_leaf() != (height == 0)) {
@@ -85,7 +91,7 @@ result<std::uint64_t> btree::count_subtree(metadata_block where, std::uint32_t h
     tm_.source().prefetch(children, block_kind::btree_node);
     std::uint64_t entries = 0;
     for (const metadata_block child : children) {
-        entries += UTHIN_TRY(count_subtree(child, height - 1));
+        entries += UTHIN_TRY(count_subtree(child, height - 1, totals));
     }
     return entries;
 }
@@ -103,7 +109,7 @@ result<void> btree::drop_subtree(metadata_block where, std::uint32_t height, dro
     if (pointers > 1) {
         ++totals.shared_subtrees;
         if (totals.count_shared) {
-            totals.entries += UTHIN_TRY(count_subtree(where, height));
+            totals.entries += UTHIN_TRY(count_subtree(where, height, totals));
         }
         return tm_.dec(where);
     }

@@ -221,6 +221,51 @@ TEST_F(BtreeDamage, ManyPathsToOneEmptyLeafAreNotEndless) {
     EXPECT_THAT(lab->tree.destroy(below), HasCode(error_code::corrupt));
 }
 
+TEST_F(BtreeDamage, CountingManyPathsToOneSharedNodeIsNotEndless) {
+    // A shared node under the root leads to one leaf on 252^2 paths, more than there are blocks.
+    lab->rule.owners.clear();
+    auto bottom = lab->tree.create();
+    ASSERT_OK(bottom);
+    metadata_block below = *bottom;
+    for (int level = 0; level < 2; ++level) {
+        auto node = lab->tm.new_block(block_kind::btree_node);
+        ASSERT_OK(node);
+        node_editor fan(node->bytes);
+        fan.init(false, 8);
+        const le64 target(below.value());
+        for (std::uint32_t i = 0; i < 252; ++i) {
+            fan.insert_at(i, 1000 + i, std::as_bytes(std::span(&target, 1)).data());
+        }
+        below = node->where;
+    }
+    ASSERT_OK(lab->tm.inc(below));
+    auto top = lab->tm.new_block(block_kind::btree_node);
+    ASSERT_OK(top);
+    node_editor edit_top(top->bytes);
+    edit_top.init(false, 8);
+    // Survivors on both sides, so that what is dropped is counted.
+    const auto side = [&](std::uint64_t first_key) {
+        metadata_block made = *lab->tree.create();
+        for (std::uint64_t key = first_key; key < first_key + 9 * 252; ++key) {
+            ++lab->rule.owners[next_name];
+            const auto value = make_value(next_name++, wide_value_bytes);
+            made = lab->tree.insert(made, key, value.data())->root;
+        }
+        return made;
+    };
+    std::uint32_t index = 0;
+    for (const auto& [key, target] : {std::pair<std::uint64_t, metadata_block>{0, side(0)},
+                                      {10'000, below},
+                                      {20'000, side(20'000)}}) {
+        const le64 pointer(target.value());
+        edit_top.insert_at(index++, key, std::as_bytes(std::span(&pointer, 1)).data());
+    }
+    const auto done = lab->tree.remove_range(top->where, 100, 21'000);
+    ASSERT_THAT(done, HasCode(error_code::corrupt));
+    EXPECT_NE(done.error().message().find("again and again"), std::string::npos)
+        << done.error().message();
+}
+
 TEST_F(BtreeDamage, LeavesAtTwoDepthsAreCorruptToARemoval) {
     edit(root).set_child(0, leaf);
     EXPECT_THAT(lab->tree.destroy(root), HasCode(error_code::corrupt));
