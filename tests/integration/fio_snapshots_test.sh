@@ -23,7 +23,7 @@ clients=("${pids[@]}")
 count=0
 begin=$(date +%s%N)
 while [ $(($(date +%s%N) - begin)) -lt $((runtime * 1000000000)) ]; do
-    "$uthin" snapshot create "$pool/disk1" "a-$count" "$pool/disk2" "b-$count"
+    "$uthin" snapshot create "$pool/disk1" "a-$count" "$pool/disk2" "b-$count" > /dev/null
     count=$((count + 1))
     next=$((begin + count * 100000000 - $(date +%s%N)))
     [ "$next" -le 0 ] || sleep "$(printf '0.%09d' "$next")"

@@ -16,6 +16,7 @@ cleanup() {
     local status=$? pid
     for pid in "${pids[@]}" $server_pid; do
         kill -KILL "$pid" 2> /dev/null || true
+        wait "$pid" 2> /dev/null || true
     done
     if declare -F cleanup_more > /dev/null; then cleanup_more || true; fi
     if [ "$status" != 0 ] && [ "$status" != 77 ]; then
@@ -65,10 +66,15 @@ start_server() {
     done
     uri=$(cat "$work/ready")
 }
-# Stops it with SIGNAL (TERM); it must exit with 0.
+# Stops it with SIGNAL (TERM); it must exit with 0, and within 20 s.
 stop_server() {
-    local status=0
+    local status=0 tries=0
     kill "-${1:-TERM}" "$server_pid"
+    while kill -0 "$server_pid" 2> /dev/null; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 400 ] || fail "the server does not end"
+        sleep 0.05
+    done
     wait "$server_pid" || status=$?
     server_pid=
     expect_equal "exit status of the server" 0 "$status"

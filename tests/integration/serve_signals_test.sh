@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A server ends by SIGTERM and SIGINT with status 0 and leaves no process, socket or damage behind.
 . "$(dirname "$0")/functions.sh"
-requires nbdkit nbdcopy nbdinfo cmp
+requires nbdkit nbdcopy nbdinfo cmp python3
 
 pool=$work/pool
 "$uthin" pool create "$pool" --data-size 512M
@@ -30,6 +30,20 @@ echo "a signal while a client writes"
 start_server "$pool"
 (nbdcopy "$work/in" "$(uri_of disk)" || true) > /dev/null 2>&1 &
 pids+=($!)
+stop_server TERM
+thin_check_pool "$pool"
+
+echo "a signal while clients are connected and idle"
+start_server "$pool"
+python3 -c 'import sys, time
+sys.path.insert(0, sys.argv[1])
+from nbd_client import Client
+clients = [Client(sys.argv[2], "disk") for _ in range(3)]
+clients[0].write(0, b"x" * 65536)
+print("connected", flush=True)
+time.sleep(60)' "$here" "$pool/nbd.sock" > "$work/client.out" &
+pids+=($!)
+until [ -s "$work/client.out" ]; do sleep 0.05; done
 stop_server TERM
 thin_check_pool "$pool"
 

@@ -19,7 +19,7 @@ expect_equal "size of other" 10737418240 "$(nbdinfo --size "$(uri_of other)")"
 list=$(nbdinfo --list "$uri")
 expect_contains "nbdinfo --list" "$list" 'export="disk"'
 expect_contains "nbdinfo --list" "$list" 'export="other"'
-for ability in multi-conn flush fua trim zero "fast zero" cache "structured reply"; do
+for ability in multi-conn flush fua trim zero fast-zero cache structured-reply; do
     nbdinfo --can "$ability" "$(uri_of disk)" || fail "nbdinfo --can '$ability'"
 done
 if nbdinfo --is read-only "$(uri_of disk)"; then fail "the export is read-only"; fi

@@ -15,7 +15,7 @@ load=$!
 pids+=("$load")
 count=0
 while kill -0 "$load" 2> /dev/null && [ "$count" -lt 20 ]; do
-    "$uthin" snapshot create "$pool/disk" "snap-$count"
+    "$uthin" snapshot create "$pool/disk" "snap-$count" > /dev/null
     [ $((count % 5)) != 0 ] || nbdcopy "$(uri_of "snap-$count")" - | sha256sum > "$work/sum-$count"
     count=$((count + 1))
     sleep 0.2

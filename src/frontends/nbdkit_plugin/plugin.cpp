@@ -22,6 +22,7 @@
 
 #include "base/result.h"
 #include "frontends/nbdkit_plugin/connection.h"
+#include "frontends/nbdkit_plugin/shutdown_watch.h"
 #include "frontends/served_pool.h"
 #include "uthin/log.h"
 #include "uthin/version.h"
@@ -45,6 +46,7 @@ struct configuration {
 // Allocated, so that a process that forks or exits in the middle runs no destructors of it.
 configuration* config = nullptr;
 served_pool* served = nullptr;
+uthin::frontends::shutdown_watch* watch = nullptr;
 
 int report(const uthin::error& failure) {
     nbdkit_error("%s", failure.to_string().c_str());
@@ -186,7 +188,13 @@ void announce() {
 int plugin_after_fork() {
     const int status = guarded([]() -> result<int> {
         std::unique_ptr<served_pool> pool = UTHIN_TRY(served_pool::open(config->pool));
+        // Before the control socket listens: only the NBD sockets are the watch's business.
+        auto new_watch = std::make_unique<uthin::frontends::shutdown_watch>();
         UTHIN_TRY(pool->start());
+        UTHIN_TRY(new_watch->start([engine = &pool->engine()] {
+            engine->set_error_if_no_space(true);  // what waits for space fails now
+        }));
+        watch = new_watch.release();
         served = pool.release();
         return 0;
     });
@@ -199,6 +207,11 @@ int plugin_after_fork() {
 }
 
 void plugin_cleanup() {
+    if (watch != nullptr) {
+        watch->stop();
+        delete watch;
+        watch = nullptr;
+    }
     if (served != nullptr) {
         static_cast<void>(guarded([]() -> result<int> {
             UTHIN_TRY_CTX(served->stop(), "closing the pool");
