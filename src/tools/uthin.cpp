@@ -35,7 +35,6 @@ int main(int argc, char** argv) {
     CLI::App app("Thin volumes with snapshots of any depth, in user space, on the kernel's format",
                  "uthin");
     command_line line;
-    int serve_status = exit_ok;
     app.set_version_flag("--version", fmt::format("uthin {}", uthin::version_string));
     app.add_flag("--json", line.json, "print JSON");
     app.add_option("--wait", line.wait_text, "how long to wait for a pool that is in use")
@@ -44,7 +43,7 @@ int main(int argc, char** argv) {
     add_pool_commands(app, line);
     add_volume_commands(app, line);
     add_data_commands(app, line);
-    add_serve_command(app, serve_status);
+    add_serve_command(app, line);
     let_options_follow(app);
     try {
         app.parse(argc, argv);
@@ -62,5 +61,5 @@ int main(int argc, char** argv) {
         return report_usage(wait.error().message());
     }
     line.wait = *wait;
-    return line.action ? line.action() : serve_status;
+    return line.action();
 }

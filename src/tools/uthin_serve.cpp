@@ -1,39 +1,36 @@
 #include "tools/uthin_serve.h"
 
-#include <fmt/format.h>
-
-#include <cstdio>
+#include <algorithm>
+#include <chrono>
 #include <memory>
-#include <string>
 
 #include "frontends/serve.h"
 
 namespace uthin::tools {
 namespace {
 
-constexpr int exit_failed = 1;
-constexpr int exit_usage = 2;
+constexpr std::int64_t wait_s_max = 1'000'000;
 
-int run(const frontends::serve_options& options) {
+int run(frontends::serve_options options, const command_line& line) {
     const bool tls = !options.tls_certificates.empty() || !options.tls_psk.empty();
     if (tls && options.listen.empty()) {
-        fmt::print(stderr,
-                   "uthin serve: the Unix socket is never encrypted: give --listen HOST:PORT with "
-                   "the TLS options\n");
-        return exit_usage;
+        return report_usage(
+            "the Unix socket is never encrypted: give --listen HOST:PORT with the TLS options");
     }
     if (!options.tls_certificates.empty() && !options.tls_psk.empty()) {
-        fmt::print(stderr, "uthin serve: --tls-certificates and --tls-psk exclude each other\n");
-        return exit_usage;
+        return report_usage("--tls-certificates and --tls-psk exclude each other");
     }
+    options.wait_s = static_cast<unsigned>(std::clamp<std::int64_t>(
+        std::chrono::ceil<std::chrono::seconds>(line.wait).count(), 0, wait_s_max));
     const error failure = frontends::serve(options);
-    fmt::print(stderr, "uthin serve: {}\n", failure.to_string());
-    return failure.code() == error_code::invalid_argument ? exit_usage : exit_failed;
+    return failure.code() == error_code::invalid_argument
+               ? report_usage(failure.message())
+               : report_failure(failure, options.directory);
 }
 
 }  // namespace
 
-void add_serve_command(CLI::App& app, int& exit_status) {
+void add_serve_command(CLI::App& app, command_line& line) {
     const auto options = std::make_shared<frontends::serve_options>();
     CLI::App* command = app.add_subcommand("serve", "every volume of the pool is an NBD export");
     command->add_option("DIR", options->directory, "directory of the pool")->required();
@@ -50,15 +47,10 @@ void add_serve_command(CLI::App& app, int& exit_status) {
     command->add_option("--threads", options->threads, "of each connection")
         ->check(CLI::Range(1, 256))
         ->capture_default_str();
-    command
-        ->add_option("--wait", options->wait_s,
-                     "seconds to wait for another process to let go of the pool")
-        ->transform(CLI::AsNumberWithUnit(std::map<std::string, unsigned>{{"s", 1}, {"m", 60}},
-                                          CLI::AsNumberWithUnit::UNIT_OPTIONAL))
-        ->capture_default_str();
     command->add_option("--nbdkit", options->extra,
                         "a further nbdkit option, for instance --nbdkit=--filter=log");
-    command->callback([options, &exit_status] { exit_status = run(*options); });
+    command->callback(
+        [options, &line] { line.action = [options, &line] { return run(*options, line); }; });
 }
 
 }  // namespace uthin::tools
