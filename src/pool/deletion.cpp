@@ -42,6 +42,11 @@ work::next deletion::run() {
         return stop(error(error_code::cancelled, "the pool is being closed"));
     }
     if (device_ == nullptr) {
+        // Asked again: an opening may have been under way when the deletion was begun. From here on
+        // openings, which run on the executor too, see that it is running.
+        if (engine_.find_open(id_) != nullptr) {
+            return stop(error(error_code::busy, "the device is open"));
+        }
         auto opened = metadata.open_device(id_);
         if (!opened) {
             return engine_.refuse(*this, std::move(opened).error());

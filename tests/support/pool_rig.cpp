@@ -47,7 +47,7 @@ public:
     void TearDown() override {
         if (!images_.empty()) {
             expect_images_are_clean(images_);
-            std::printf("%zu metadata images were judged\n", images_.size());
+            std::printf("%zu metadata images went to the judges\n", images_.size());
         }
         images_.clear();
         directory_.reset();
