@@ -99,7 +99,8 @@ result<void> pool_directory::message(std::string_view text) {
     if (!done) {
         const error& cause = done.error();
         return fail(cause.code(),
-                    fmt::format("{}: {} ({})", shown, cause.message(), os_text(cause)),
+                    fmt::format("{}: {} ({}); see 'uthin volume list' and 'uthin pool status'",
+                                shown, cause.message(), os_text(cause)),
                     cause.os_errno());
     }
     return {};
