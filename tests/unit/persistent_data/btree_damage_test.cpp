@@ -101,6 +101,38 @@ TEST_F(BtreeLegacy, NodesOfOneEntryStillSplit) {
     EXPECT_EQ(btree_count_range(lab->tm.source(), versions[0].root, 0, 1000).value(), 593U);
 }
 
+TEST_F(BtreeLegacy, ASharedOnlyChildGivesWayWithoutLosingReferences) {
+    open(8);
+    // Two trees with a single leaf each under an internal root, then a root over both.
+    build({100}, 252);
+    build({100}, 252);
+    auto root = lab->tm.new_block(block_kind::btree_node);
+    ASSERT_OK(root);
+    node_editor top(root->bytes);
+    top.init(false, 8);
+    for (std::uint32_t i = 0; i < 2; ++i) {
+        const le64 child(versions[i].root.value());
+        top.insert_at(i, 1000 * i, std::as_bytes(std::span(&child, 1)).data());
+    }
+    // The second part's keys are 1000 higher now than build() made them.
+    const metadata_block second = node_view(lab->edit(versions[1].root)).child(0);
+    node_editor(lab->edit(versions[1].root)).set_key(0, 1000);
+    for (std::uint32_t i = 0; i < 100; ++i) {
+        node_editor(lab->edit(second)).set_key(i, 1000 + i);
+    }
+    // The first part stays a tree of its own as well, the second one does not.
+    ASSERT_OK(lab->tm.inc(versions[0].root));
+    versions[1] = {root->where, versions[0].entries};
+    auto done = lab->tree.remove_range(root->where, 1000, 2000);
+    ASSERT_OK(done);
+    EXPECT_EQ(done->entries, 100U);
+    versions[1].root = done->root;
+    judge();
+    EXPECT_EQ(lab->leaf_sizes(done->root), (std::vector<std::uint32_t>{100}));
+    destroy(0);
+    judge();
+}
+
 // ---- damage
 
 class BtreeDamage : public BtreeTest {

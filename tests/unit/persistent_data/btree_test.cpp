@@ -198,9 +198,9 @@ TEST_F(BtreeTest, RemovingEverythingSharedWritesConstantBlocks) {
     fill(200'000);
     snapshot(0);
     ASSERT_OK(lab->commit());
-    remove_range(1, 0, 200'000);
-    // The empty root, a bitmap or two.
-    EXPECT_LE(lab->allocations(), 4U);
+    remove_range(1, 0, 250'000);
+    // The empty root and a bitmap: no edge is copied, although the end lies beyond the last key.
+    EXPECT_LE(lab->allocations(), 2U);
     judge();
     ASSERT_OK(lab->commit());
     judge();
