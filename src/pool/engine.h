@@ -64,6 +64,9 @@ public:
     [[nodiscard]] std::size_t open_volume_count() const;
 
     // ---- the pool as a whole (engine_admin.cpp)
+    // Changes of the metadata, and the data that they name.
+    [[nodiscard]] result<void> commit_changes();
+    // That, and every write that completed before the call.
     [[nodiscard]] result<void> commit_all();
     [[nodiscard]] result<pool_status> status(bool commit_first);
     [[nodiscard]] pool_counters counters() const;

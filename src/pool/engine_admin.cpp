@@ -7,7 +7,7 @@
 
 namespace uthin::pool_engine {
 
-result<void> engine::commit_all() {
+result<void> engine::commit_changes() {
     if (options_.read_only) {
         return {};
     }
@@ -15,10 +15,26 @@ result<void> engine::commit_all() {
                {.needs = need::deleting, .commit = true, .counts_as_change = false});
 }
 
+result<void> engine::commit_all() {
+    if (options_.read_only) {
+        return {};
+    }
+    std::uint64_t durable = 0;
+    UTHIN_TRY(run(
+        [&]() -> result<void> {
+            durable = metadata_->durable_transaction();
+            return {};
+        },
+        {.needs = need::deleting, .commit = true, .counts_as_change = false}));
+    // ORDER: a commit that began after the call flushed the data. Without one (no mapping changed)
+    // what was written in place is still in the device's cache.
+    return metadata_->durable_transaction() == durable ? flush_data() : result<void>();
+}
+
 result<pool_status> engine::status(bool commit_first) {
     UTHIN_TRY(alive());
     if (commit_first && may_delete()) {
-        static_cast<void>(commit_all());  // its failure shows in the mode
+        static_cast<void>(commit_changes());  // its failure shows in the mode
         UTHIN_TRY(alive());
     }
     pool_status now;
