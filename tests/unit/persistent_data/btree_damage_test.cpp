@@ -299,8 +299,12 @@ TEST_F(BtreeDamage, CountingManyPathsToOneSharedNodeIsNotEndless) {
 }
 
 TEST_F(BtreeDamage, LeavesAtTwoDepthsAreCorruptToARemoval) {
-    edit(root).set_child(0, leaf);
-    EXPECT_THAT(lab->tree.destroy(root), HasCode(error_code::corrupt));
+    auto shallow = lab->tree.create();
+    ASSERT_OK(shallow);
+    edit(root).set_child(edit(root).view().nr_entries() - 1, *shallow);
+    const auto destroyed = lab->tree.destroy(root);
+    ASSERT_THAT(destroyed, HasCode(error_code::corrupt));
+    EXPECT_NE(destroyed.error().message().find("depth"), std::string::npos);
 }
 
 // Whatever is in the nodes, every call comes back.
