@@ -209,7 +209,10 @@ result<void> block_manager::check_writable(metadata_block where) const {
 result<block_bytes> block_manager::edit(metadata_block where, block_kind kind) {
     UTHIN_TRY(check_writable(where));
     if (const auto found = private_.find(where.value()); found != private_.end()) {
-        UTHIN_ASSERT(found->second.get()->kind() == kind);
+        // A damaged pointer can name a block that counted as free and became something else since.
+        if (found->second.get()->kind() != kind) {
+            return std::unexpected(used_as_two_kinds(*found->second.get(), kind));
+        }
         return found->second.page_->mutable_bytes();
     }
     const block_ref published = UTHIN_TRY(read(where, kind));
@@ -244,7 +247,7 @@ void block_manager::publish() {
         }
         dirty_.insert_or_assign(number, std::move(changed));
     }
-    private_.clear();
+    private_ = {};  // clear() would wipe the largest table there ever was, each time
     ++generation_;
     dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
 }

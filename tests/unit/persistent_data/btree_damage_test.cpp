@@ -213,6 +213,16 @@ TEST_F(BtreeDamage, PointersToNowhereAreCorruptEverywhere) {
     }
 }
 
+TEST_F(BtreeDamage, APointerToABlockThatIsABitmapByNowIsCorrupt) {
+    const auto bitmap = lab->tm.new_block(block_kind::bitmap);
+    ASSERT_OK(bitmap);
+    const std::uint64_t key = edit(inner).view().key(5);
+    edit(inner).set_child(5, bitmap->where);
+    const auto value = make_value(1, wide_value_bytes);
+    EXPECT_FALSE(lab->tree.insert(root, key, value.data()).has_value());
+    EXPECT_FALSE(walk().has_value());
+}
+
 TEST_F(BtreeDamage, ACycleIsCorruptAndNotEndless) {
     edit(inner).set_child(0, root);
     EXPECT_THAT(walk(), HasCode(error_code::corrupt));
