@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/result.h"
+#include "support/crash_signatures.h"
 #include "support/image_check.h"
 
 namespace uthin::test {
@@ -20,29 +21,8 @@ constexpr std::size_t operations_after = 20;
 constexpr std::size_t operations_before_second_cut = 4;
 constexpr std::size_t choices_of_second_cut = 6;
 
-std::uint64_t mix(std::uint64_t value) {
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9;
-    value = (value ^ value >> 27) * 0x94D049BB133111EB;
-    return value ^ value >> 31;
-}
-
 bool is_write(const io::recorded_operation& operation) {
     return operation.kind != operation_kind::flush;
-}
-
-std::uint64_t identity(const io::recorded_operation& operation) {
-    return operation.data != nullptr
-               ? mix(reinterpret_cast<std::uintptr_t>(operation.data.get()))
-               : mix(operation.offset_bytes * 31 + operation.length_bytes * 7 +
-                     operation.device_index + static_cast<std::uint64_t>(operation.kind) * 1013);
-}
-
-std::uint64_t kept_units(const io::survival& survival, std::uint64_t unit_count) {
-    std::uint64_t mask = 0;
-    for (std::uint64_t unit = 0; unit < unit_count; ++unit) {
-        mask = mask * 31 + (survival.keeps(unit, unit_count) ? 2U : 1U);
-    }
-    return mask;
 }
 
 }  // namespace
@@ -75,9 +55,7 @@ struct metadata_crash::workload {
     std::unique_ptr<metadata_driver> driver;
     std::vector<pool_operation> operations;
     std::uint64_t states = 0;
-    std::unordered_set<std::uint64_t> seen;
-    // Identities of the writes before the cut, mixed.
-    std::uint64_t written_before = 0;
+    crash_signatures signatures;
     const io::recorded_operation* in_flight = nullptr;
 
     [[nodiscard]] result<void> prepare() {
@@ -93,29 +71,7 @@ struct metadata_crash::workload {
         driver->restart_recording();
         return {};
     }
-    // False when a state of the same bytes and the same duties was seen.
-    [[nodiscard]] bool is_new(const io::power_cut& cut, const io::crash_choice& choice,
-                              std::uint64_t duties);
 };
-
-bool metadata_crash::workload::is_new(const io::power_cut& cut, const io::crash_choice& choice,
-                                      std::uint64_t duties) {
-    std::uint64_t signature = written_before ^ duties;
-    for (std::size_t i = 0; i < cut.writes().size(); ++i) {
-        const io::recorded_operation& operation = cut.operation_of(i);
-        const std::uint64_t name = identity(operation);
-        if (in_flight == nullptr || identity(*in_flight) != name) {
-            signature ^= name;
-        }
-        const io::survival survival = choice.of(i, cut.writes());
-        if (survival.whole()) {
-            signature ^= name;
-        } else if (survival.shape != io::survival::form::none) {
-            signature ^= mix(name + kept_units(survival, cut.writes()[i].unit_count));
-        }
-    }
-    return seen.insert(signature).second;
-}
 
 metadata_crash::metadata_crash(crash_totals& totals) : totals_(totals) {
 }
@@ -180,8 +136,8 @@ void metadata_crash::cut_everywhere(workload& of) {
     const io::crash_history history = of.domain.history();
     io::power_cut cut(history);
     for (std::size_t k = 0; k <= cut.operation_count(); ++k) {
-        if (k > 0 && is_write(history.operations[k - 1])) {
-            of.written_before ^= identity(history.operations[k - 1]);
+        if (k > 0) {
+            of.signatures.completed(history.operations[k - 1]);
         }
         of.in_flight = k < cut.operation_count() && is_write(history.operations[k])
                            ? &history.operations[k]
@@ -200,11 +156,9 @@ void metadata_crash::cut_at(workload& of, io::power_cut& cut, std::size_t operat
     choose.random_subsets = of.options.choices_max;
     choose.all_masks_of_last_write = superblock && of.options.all_superblock_masks;
     choose.choices_max = choose.all_masks_of_last_write ? 0 : of.options.choices_max;
-    const std::vector<const pool_state*> allowed = of.driver->allowed_after(operation);
-    const std::uint64_t duties =
-        mix(reinterpret_cast<std::uintptr_t>(allowed.front()) + allowed.size());
+    const std::uint64_t duties = of.driver->duties_after(operation);
     for (const io::crash_choice& choice : cut.choices(choose)) {
-        if (!of.is_new(cut, choice, duties)) {
+        if (!of.signatures.is_new(cut, choice, of.in_flight, duties)) {
             ++totals_.repeated_states;
             continue;
         }

@@ -213,6 +213,22 @@ std::vector<const pool_state*> metadata_driver::allowed_after(std::uint64_t oper
     return allowed;
 }
 
+std::uint64_t metadata_driver::duties_after(std::uint64_t operations) const {
+    std::uint64_t duties = 0;
+    for (const commit_record& record : committed_) {
+        duties += (record.end <= operations ? 1U : 0U) + (record.begin <= operations ? 1U : 0U);
+    }
+    for (const fua_write& flush : data_flushes_) {
+        duties += flush.acknowledged <= operations ? 1U : 0U;
+    }
+    for (const auto& [block, writes] : fua_) {
+        for (const fua_write& write : writes) {
+            duties += write.acknowledged <= operations ? 1U : 0U;
+        }
+    }
+    return duties;
+}
+
 // ---- operations
 // ------------------------------------------------------------------------------------------------
 

@@ -115,6 +115,8 @@ public:
     void restart_recording();
     // The states that a cut after `operations` device operations may leave.
     [[nodiscard]] std::vector<const pool_state*> allowed_after(std::uint64_t operations) const;
+    // Changes when a cut there must preserve more.
+    [[nodiscard]] std::uint64_t duties_after(std::uint64_t operations) const;
     // Empty when every mapping of `state` (one of the committed ones) finds legal sectors on `data`
     // after a cut at `operations`.
     [[nodiscard]] std::string data_complaint(const pool_state& state, block_device& data,
