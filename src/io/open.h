@@ -25,6 +25,8 @@ struct open_options {
     bool read_only = false;
     // Remote images have no lock here: their server decides.
     lock_mode lock = lock_mode::exclusive;
+    // A disk is claimed (O_EXCL: busy while mounted or under device mapper) with a shared lock too.
+    bool claim_disk = false;
     // O_DIRECT if the file system takes it.
     bool direct = true;
     // Smaller devices are refused.

@@ -1,0 +1,142 @@
+// thin_dump: the mappings as text.
+#include "base/result.h"
+#include "thin_metadata/dumper.h"
+#include "thin_metadata/restorer.h"
+#include "tools/thin_tool.h"
+
+namespace uthin::tools {
+namespace {
+
+using thin_metadata::dump_dialect;
+using thin_metadata::mapping_sink;
+using thin_metadata::pool_header;
+
+struct dump_line {
+    std::optional<std::string> input;
+    std::optional<std::string> output;
+    bool quiet = false;
+    bool human_readable = false;
+    bool metadata_snapshot = false;
+    std::optional<std::uint64_t> snapshot_block;
+    bool no_sharing = false;
+    bool skip_mappings = false;
+    std::optional<std::vector<device_id>> devices;
+    thin_metadata::restore_overrides overrides;
+};
+
+// Passes everything on, the header with what the user knows better.
+class overriding_sink final : public mapping_sink {
+public:
+    overriding_sink(mapping_sink& next, const thin_metadata::restore_overrides& overrides)
+        : next_(next), overrides_(overrides) {}
+    result<void> begin_pool(const pool_header& pool) override {
+        return next_.begin_pool(UTHIN_TRY(thin_metadata::overridden(pool, overrides_)));
+    }
+    result<void> begin_shared(std::string_view name) override { return next_.begin_shared(name); }
+    result<void> end_shared() override { return next_.end_shared(); }
+    result<void> begin_device(const thin_device_info& device) override {
+        return next_.begin_device(device);
+    }
+    result<void> run(const mapping_run& run) override { return next_.run(run); }
+    result<void> reference(std::string_view name) override { return next_.reference(name); }
+    result<void> end_device() override { return next_.end_device(); }
+    result<void> end_pool() override { return next_.end_pool(); }
+
+private:
+    mapping_sink& next_;
+    const thin_metadata::restore_overrides& overrides_;
+};
+
+result<void> take_format(std::string_view name, dump_line& line) {
+    if (name != "xml" && name != "human_readable") {
+        return fail(error_code::invalid_argument, "choose xml or human_readable");
+    }
+    line.human_readable = name == "human_readable";
+    return {};
+}
+
+result<void> take_snapshot(std::optional<std::string_view> block, dump_line& line) {
+    line.metadata_snapshot = true;
+    if (block) {
+        line.snapshot_block = UTHIN_TRY(parse_number(*block));
+    }
+    return {};
+}
+
+result<void> take_device(std::string_view text, dump_line& line) {
+    const std::uint64_t id = UTHIN_TRY(parse_number(text));
+    if (!line.devices) {
+        line.devices.emplace();
+    }
+    line.devices->emplace_back(id);
+    return {};
+}
+
+void add_options(option_table& options, dump_line& line, std::optional<std::uint64_t>& block_size) {
+    options.operand("INPUT", line.input, "Metadata device, file or pool directory to dump");
+    options.number("--data-block-size", "SECTORS", block_size, "Say this data block size",
+                   UINT32_MAX);
+    options.value(
+        "--dev-id", "THIN_ID", [&line](std::string_view text) { return take_device(text, line); },
+        "Dump this device only; may be given several times");
+    options.value(
+        "-f,--format", "TYPE", [&line](std::string_view name) { return take_format(name, line); },
+        "xml (default) or human_readable");
+    options.optional_value(
+        "-m,--metadata-snapshot,--metadata-snap", "BLOCKNR",
+        [&line](std::optional<std::string_view> block) { return take_snapshot(block, line); },
+        "Dump the metadata snapshot of a live pool");
+    options.flag("--no-sharing", line.no_sharing,
+                 "No <def> and <ref>: the XML that thin_restore 0.9 reads");
+    options.number("--nr-data-blocks", "NUM", line.overrides.data_blocks,
+                   "Say this number of data blocks, if it is higher");
+    options.text("-o,--output", "FILE", line.output, "Write to this file");
+    options.flag("-q,--quiet", line.quiet, "Print no messages");
+    options.flag("--skip-mappings", line.skip_mappings, "Dump devices without mappings");
+    options.number("--transaction-id", "NUM", line.overrides.transaction_id,
+                   "Say this transaction id, if it is higher");
+}
+
+result<void> dump(const dump_line& line) {
+    const input_metadata opened =
+        UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
+    if (line.snapshot_block && *line.snapshot_block != opened.view->superblock().blocknr) {
+        return fail(error_code::invalid_argument,
+                    "metadata snapshot does not match that in superblock");
+    }
+    text_file target(line.output);
+    const auto dialect = line.no_sharing ? dump_dialect::v0_9 : dump_dialect::v1;
+    thin_metadata::xml_writer xml(target.output(), dialect);
+    thin_metadata::human_readable_writer readable(target.output(), dialect);
+    mapping_sink& text = line.human_readable ? static_cast<mapping_sink&>(readable) : xml;
+    overriding_sink sink(text, line.overrides);
+    const bool changes_header = line.overrides.data_blocks || line.overrides.transaction_id ||
+                                line.overrides.data_block_size_sectors;
+    UTHIN_TRY(thin_metadata::dump_metadata(*opened.view,
+                                           changes_header ? static_cast<mapping_sink&>(sink) : text,
+                                           {.devices = line.devices,
+                                            .skip_mappings = line.skip_mappings,
+                                            .shared_pieces = !line.no_sharing}));
+    if (!line.no_sharing) {
+        UTHIN_TRY(target.write("\n"));
+    }
+    return target.close();
+}
+
+}  // namespace
+
+int thin_dump_main(arguments given) {
+    dump_line line;
+    std::optional<std::uint64_t> block_size;
+    option_table options("thin_dump", "Dump thin-provisioning metadata to stdout in XML format");
+    add_options(options, line, block_size);
+    if (const auto status = options.parse(given)) {
+        return *status;
+    }
+    if (block_size) {
+        line.overrides.data_block_size_sectors = static_cast<std::uint32_t>(*block_size);
+    }
+    return finish("thin_dump", dump(line), line.quiet);
+}
+
+}  // namespace uthin::tools

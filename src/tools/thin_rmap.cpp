@@ -1,0 +1,62 @@
+// thin_rmap: who maps these data blocks?
+#include <fmt/format.h>
+
+#include "base/result.h"
+#include "thin_metadata/pool_usage.h"
+#include "tools/thin_tool.h"
+
+namespace uthin::tools {
+namespace {
+
+using region_list = std::vector<range<data_block>>;
+
+result<void> take_region(std::string_view text, region_list& regions) {
+    const std::size_t dots = text.find("..");
+    if (dots == std::string_view::npos) {
+        return fail(error_code::invalid_argument, "badly formed region");
+    }
+    const auto begin = parse_number(text.substr(0, dots));
+    const auto end = parse_number(text.substr(dots + 2));
+    if (!begin || !end) {
+        return fail(error_code::invalid_argument, "badly formed region");
+    }
+    if (*end <= *begin) {
+        return fail(error_code::invalid_argument, "end <= begin");
+    }
+    regions.push_back({data_block(*begin), data_block(*end)});
+    return {};
+}
+
+result<void> print_reverse_map(const std::string& input, const region_list& regions) {
+    const input_metadata opened = UTHIN_TRY(open_metadata_view(input, false));
+    text_file target;
+    for (const auto& run : UTHIN_TRY(thin_metadata::reverse_mappings(*opened.view, regions))) {
+        UTHIN_TRY(
+            target.write(fmt::format("data {}..{} -> thin({}) {}..{}\n", run.data_begin.value(),
+                                     (run.data_begin + run.count).value(), run.device.value(),
+                                     run.begin.value(), (run.begin + run.count).value())));
+    }
+    return target.close();
+}
+
+}  // namespace
+
+int thin_rmap_main(arguments given) {
+    std::optional<std::string> input;
+    region_list regions;
+    bool quiet = false;
+    option_table options("thin_rmap", "Output reverse map of a thin provisioned region of blocks");
+    options.operand("INPUT", input, "Metadata device, file or pool directory");
+    options.value(
+        "--region", "BLOCK_RANGE",
+        [&regions](std::string_view text) { return take_region(text, regions); },
+        "Data blocks BEGIN..END, the end not included; may be given several times");
+    options.require("--region");
+    options.hidden_flag("-q,--quiet", quiet);
+    if (const auto status = options.parse(given)) {
+        return *status;
+    }
+    return finish("thin_rmap", print_reverse_map(*input, regions), quiet);
+}
+
+}  // namespace uthin::tools

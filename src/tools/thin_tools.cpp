@@ -1,0 +1,64 @@
+// All thin_* tools in one program: the tool is chosen by the name it is called by, or by the first
+// argument.
+#include <fmt/format.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <string_view>
+#include <utility>
+
+#include "tools/thin_tool.h"
+
+namespace {
+
+using uthin::tools::arguments;
+
+struct tool {
+    std::string_view name;
+    int (*run)(arguments given);
+};
+
+constexpr std::array tools = {
+    tool{"thin_check", uthin::tools::thin_check_main},
+    tool{"thin_delta", uthin::tools::thin_delta_main},
+    tool{"thin_dump", uthin::tools::thin_dump_main},
+    tool{"thin_ls", uthin::tools::thin_ls_main},
+    tool{"thin_metadata_pack", uthin::tools::thin_metadata_pack_main},
+    tool{"thin_metadata_size", uthin::tools::thin_metadata_size_main},
+    tool{"thin_metadata_unpack", uthin::tools::thin_metadata_unpack_main},
+    tool{"thin_restore", uthin::tools::thin_restore_main},
+    tool{"thin_rmap", uthin::tools::thin_rmap_main},
+};
+
+const tool* find_tool(std::string_view path) {
+    const std::size_t slash = path.rfind('/');
+    const std::string_view name = slash == std::string_view::npos ? path : path.substr(slash + 1);
+    for (const tool& candidate : tools) {
+        if (candidate.name == name) {
+            return &candidate;
+        }
+    }
+    return nullptr;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    // A reader that goes away is an error of writing, not a death in the middle of a change.
+    std::signal(SIGPIPE, SIG_IGN);
+    arguments given(argv, static_cast<std::size_t>(argc));
+    for (int skipped = 0; skipped < 2 && !given.empty(); ++skipped) {
+        const tool* const chosen = find_tool(given.front());
+        given = given.subspan(1);
+        if (chosen != nullptr) {
+            const int status = chosen->run(given);
+            return std::fflush(stdout) == 0 ? status : uthin::tools::exit_failed;
+        }
+    }
+    fmt::print(stderr, "Usage: thin_tools <TOOL> [ARGUMENTS]\nTools:\n");
+    for (const tool& known : tools) {
+        fmt::print(stderr, "  {}\n", known.name);
+    }
+    return uthin::tools::exit_failed;
+}
