@@ -13,7 +13,7 @@ for client in 1 2; do
     "$uthin" volume create "$pool/disk$client" --size 256M
 done
 for client in 1 2; do
-    fio --name="client$client" --ioengine=nbd --uri="$(uri_of "disk$client")" --rw=randrw \
+    fio --name="client$client" --verify_state_save=0 --ioengine=nbd --uri="$(uri_of "disk$client")" --rw=randrw \
         --bs=4k-64k --size=64M --offset_increment=64M --numjobs=4 --iodepth=4 --fsync=256 \
         --verify=crc32c --verify_fatal=1 --verify_backlog=512 --time_based --runtime="$runtime" \
         --output-format=json --output="$work/client$client.json" > "$work/fio$client.log" 2>&1 &

@@ -8,7 +8,7 @@ pool=$work/pool
 "$uthin" pool create "$pool" --data-size 2G
 "$uthin" volume create "$pool/disk" --size 64M
 start_server "$pool"
-fio --name=load --ioengine=nbd --uri="$(uri_of disk)" --rw=randwrite --bs=4k-128k --size=64M \
+fio --name=load --verify_state_save=0 --ioengine=nbd --uri="$(uri_of disk)" --rw=randwrite --bs=4k-128k --size=64M \
     --iodepth=8 --verify=crc32c --verify_backlog=256 --time_based --runtime=6 --fsync=64 \
     > "$work/fio.log" 2>&1 &
 load=$!
