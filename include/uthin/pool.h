@@ -223,7 +223,8 @@ public:
     [[nodiscard]] result<std::shared_ptr<thin_metadata::metadata_view>> create_view();
 
     // Runs `change` on the executor, alone, outside a batch; the writer's calls are legal in it. It
-    // must not call the pool and must not commit (commit() afterwards makes it durable). If it
+    // must not call the pool, not commit (commit() afterwards makes it durable) and not allocate
+    // data blocks (a block freed just now may be in use by I/O still; volumes know). If it
     // returns an error that is not a logical refusal, the transaction is aborted and the pool
     // leaves write mode: keep the errors of mere reading to yourself. Refused in fail mode only.
     [[nodiscard]] result<void> with_metadata(const std::function<result<void>(metadata&)>& change);

@@ -16,6 +16,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "base/clock.h"
@@ -110,9 +111,14 @@ public:
     // Executor. Something happened that a commit makes durable; `frees`: it may have freed blocks.
     void changed(bool frees);
     [[nodiscard]] bool frees_pending() const noexcept { return frees_pending_; }
-    // Executor. Keeps EN2 for these blocks until settle().
-    void allocated(range<data_block> blocks);
+    // Executor. What the metadata allocated just now may be used: keeps EN2 for the block until
+    // settle(). False: it was in use earlier in this transaction, so that PO2 forbids it; it is
+    // parked until the next commit, and another one is to be allocated.
+    [[nodiscard]] bool may_use(data_block allocated);
+    // Executor. The block got its mapping.
     void settle(data_block block);
+    // Executor. It got none and was given back: nobody but its allocator ever saw it.
+    void never_used(data_block block);
     // Executor. Counts aborts: what was allocated in an older era is not ours any more.
     [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
     // Executor. Ends `request` with `why`; unless that is a logical refusal, the batch is broken.
@@ -210,6 +216,10 @@ private:
     std::chrono::nanoseconds changed_since_{0};
     std::uint64_t era_ = 0;
     std::set<std::uint64_t> in_flight_;  // data blocks, EN2
+    // Data blocks that were given out since the last commit. Freed again before the next one they
+    // are free in the committed state too, and the metadata would allocate them at once.
+    std::unordered_set<std::uint64_t> used_since_commit_;
+    std::vector<std::uint64_t> parked_;  // allocated, of nobody's use before the next commit
     std::optional<error> broken_by_;
 
     mutable mutex mode_lock_;

@@ -58,14 +58,28 @@ void engine::changed(bool frees) {
     frees_pending_ = frees_pending_ || frees;
 }
 
-void engine::allocated(range<data_block> blocks) {
-    for (data_block block = blocks.begin; block < blocks.end; ++block) {
-        in_flight_.insert(block.value());
+// ORDER: PO2. I/O that looked up the block's earlier mapping may still be in flight, and no commit
+// with its grace lies in between.
+bool engine::may_use(data_block allocated) {
+    constexpr std::size_t remembered_max = 1U << 18;
+    if (!used_since_commit_.insert(allocated.value()).second) {
+        parked_.push_back(allocated.value());
+        return false;
     }
+    if (used_since_commit_.size() >= remembered_max) {
+        request_commit();
+    }
+    in_flight_.insert(allocated.value());
+    return true;
 }
 
 void engine::settle(data_block block) {
     in_flight_.erase(block.value());
+}
+
+void engine::never_used(data_block block) {
+    in_flight_.erase(block.value());
+    used_since_commit_.erase(block.value());
 }
 
 work::next engine::refuse(work& request, error why) {
@@ -113,6 +127,8 @@ void engine::metadata_failed(const error& why) {
     auto restored = metadata_->abort();
     ++era_;
     in_flight_.clear();
+    parked_.clear();
+    used_since_commit_.clear();
     changed_ = false;
     frees_pending_ = false;
     commit_requested_ = false;
@@ -156,8 +172,12 @@ result<void> engine::flush_data() {
 
 // ---- commit
 
-// EN2: in the committed state blocks in flight are free.
+// EN2: in the committed state blocks in flight are free. Parked ones are let go.
 result<void> engine::give_in_flight_back() {
+    for (const std::uint64_t block : parked_) {
+        UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
+    }
+    parked_.clear();
     for (const std::uint64_t block : in_flight_) {
         UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
     }
@@ -165,7 +185,9 @@ result<void> engine::give_in_flight_back() {
 }
 
 result<void> engine::take_in_flight_again() {
+    used_since_commit_.clear();
     for (const std::uint64_t block : in_flight_) {
+        used_since_commit_.insert(block);
         UTHIN_TRY(metadata_->inc_data_range({data_block(block), data_block(block + 1)}));
     }
     return {};

@@ -44,10 +44,11 @@ public:
                 }
                 return count_ > 0 ? next::done : nothing_found();
             }
-            engine_.allocated(*found);
             for (data_block block = found->begin; block < found->end; ++block) {
-                plan_[count_].fresh = block;
-                ++count_;
+                if (engine_.may_use(block)) {
+                    plan_[count_].fresh = block;
+                    ++count_;
+                }
             }
         }
         return next::done;
@@ -127,7 +128,7 @@ private:
 
     [[nodiscard]] result<void> release(const block_plan& one) {
         UTHIN_TRY(engine_.metadata().dec_data_range({one.fresh, one.fresh + 1}));
-        engine_.settle(one.fresh);
+        engine_.never_used(one.fresh);
         engine_.changed(true);
         return {};
     }

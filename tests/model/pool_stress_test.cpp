@@ -41,6 +41,28 @@ std::chrono::nanoseconds now() {
     return system_clock().monotonic();
 }
 
+// Threads that run until the scope ends, however it ends.
+class background {
+public:
+    ~background() { stop(); }
+    [[nodiscard]] bool stopped() const { return stopped_.load(); }
+    template <class Body>
+    void run(const Body& body) {
+        threads_.emplace_back(body);
+    }
+    void stop() {
+        stopped_.store(true);
+        for (std::thread& one : threads_) {
+            one.join();
+        }
+        threads_.clear();
+    }
+
+private:
+    std::atomic<bool> stopped_{false};
+    std::vector<std::thread> threads_;
+};
+
 // A slot of the volume that one writer overwrites with ever higher stamps.
 struct slot {
     std::uint64_t offset = 0;
@@ -66,14 +88,13 @@ TEST(PoolStress, AOneMebibyteWriteIsWhollyInASnapshotOrWhollyOut) {
     constexpr std::size_t slot_count = 3;
     const int snapshots = sanitized ? 150 : 1000;
     std::array<slot, slot_count> slots;
-    std::atomic<bool> stop{false};
-    std::vector<std::thread> writers;
+    background writers;
     for (std::size_t i = 0; i < slot_count; ++i) {
         // Not aligned: blocks at the edges are shared with the neighbours.
         slots[i].offset = 100000 + i * mib;
-        writers.emplace_back([&, i] {
+        writers.run([&, i] {
             std::vector<std::uint64_t> buffer(mib / 8);
-            for (std::uint64_t stamp = 1; !stop.load(); ++stamp) {
+            for (std::uint64_t stamp = 1; !writers.stopped(); ++stamp) {
                 std::fill(buffer.begin(), buffer.end(), stamp);
                 slots[i].started.store(stamp);
                 EXPECT_OK(live->write(slots[i].offset, std::as_bytes(std::span(buffer))));
@@ -107,10 +128,7 @@ TEST(PoolStress, AOneMebibyteWriteIsWhollyInASnapshotOrWhollyOut) {
         frozen.reset();
         ASSERT_OK(rig->delete_thin(device_id(1)));
     }
-    stop.store(true);
-    for (std::thread& one : writers) {
-        one.join();
-    }
+    writers.stop();
     fmt::print(
         "{} snapshots, {} slot writes in flight during them, {} writes in all, slowest "
         "snapshot {:.1f} ms\n",
@@ -204,9 +222,9 @@ TEST(PoolLatency, HitsDoNotWaitForCommits) {
     ASSERT_OK(volume->flush());
     rig.slow_metadata.set_delay(operation_kind::flush, 50ms);
     rig.slow_data.set_delay(operation_kind::flush, 50ms);
-    std::atomic<bool> stop{false};
-    std::thread committer([&] {
-        for (std::uint64_t i = 0; !stop.load(); ++i) {
+    background committer;
+    committer.run([&] {
+        for (std::uint64_t i = 0; !committer.stopped(); ++i) {
             EXPECT_OK(busy->write(i % 4000 * block, std::span(bytes).first(100)));
             EXPECT_OK(busy->flush());
         }
@@ -228,8 +246,7 @@ TEST(PoolLatency, HitsDoNotWaitForCommits) {
         system_clock().sleep_for(200us);
     }
     const std::uint64_t commits = rig->counters().commits - commits_before;
-    stop.store(true);
-    committer.join();
+    committer.stop();
     rig.slow_metadata.set_delay(operation_kind::flush, 0ms);
     rig.slow_data.set_delay(operation_kind::flush, 0ms);
     std::sort(took.begin(), took.end());

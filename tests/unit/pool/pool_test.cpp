@@ -164,6 +164,51 @@ TEST(PoolCommit, WhileABlockIsInFlightLeaksNothing) {
     EXPECT_EQ(rig->status()->data_used_blocks, 1U);
 }
 
+// ---- discards beside other requests
+
+TEST(PoolDiscard, DuringACopyWinsAndNothingOldComesBack) {
+    pool_rig rig(quiet());
+    auto volume = rig.make(0, mib);
+    ASSERT_OK(volume->write(0, pattern(1, block)));
+    ASSERT_OK(rig.snapshot(0, 1));
+    rig.slow_data.set_delay(operation_kind::write, 300ms);
+    std::thread writer([&] { EXPECT_OK(volume->write(100, pattern(2, 10))); });
+    std::this_thread::sleep_for(100ms);
+    ASSERT_OK(volume->discard(0, block));
+    writer.join();
+    auto content = read_all(*volume, 0, block);
+    EXPECT_EQ(std::memcmp(content.data() + 100, pattern(2, 10).data(), 10), 0);
+    EXPECT_TRUE(all_zero(std::span(content).first(100)));
+    EXPECT_TRUE(all_zero(std::span(content).subspan(110)));
+    EXPECT_EQ(rig->status(true)->data_used_blocks, 2U);
+}
+
+// A freed block that is in the committed state needs a commit before it is used again; one that was
+// also allocated in the open transaction does not, for the metadata.
+TEST(PoolDiscard, AFreedBlockIsNotUsedAgainWhileAReadOfItIsInFlight) {
+    for (const bool committed : {false, true}) {
+        rig_options with = quiet();
+        with.data_blocks = 16;
+        pool_rig rig(with);
+        auto volume = rig.make(0, 4 * mib);
+        const auto old = pattern(1, 16 * block);
+        ASSERT_OK(volume->write(0, old));
+        if (committed) {
+            ASSERT_OK(rig->commit());
+        }
+        rig.slow_data.set_delay(operation_kind::read, 400ms);
+        std::vector<std::byte> seen(block);
+        std::thread reader([&] { EXPECT_OK(volume->read(3 * block, seen)); });
+        std::this_thread::sleep_for(100ms);
+        rig.slow_data.set_delay(operation_kind::read, 0ms);
+        EXPECT_OK(volume->discard(3 * block, block));
+        EXPECT_OK(volume->write(2 * mib, pattern(2, block)));  // the only free block
+        reader.join();
+        EXPECT_EQ(std::memcmp(seen.data(), old.data() + 3 * block, block), 0)
+            << (committed ? "committed" : "not committed");
+    }
+}
+
 // ---- snapshots, rollback, deletion
 
 TEST(PoolSnapshots, OfOneCallAreMadeTogetherOrNotAtAll) {
