@@ -79,7 +79,7 @@ result<std::uint32_t> transaction_manager::count(metadata_block where) {
 }
 
 void transaction_manager::committed() {
-    exclusive_.clear();
+    exclusive_ = {};  // clear() would keep, and wipe at each commit, the largest table there ever was
 }
 
 }  // namespace uthin::persistent_data
