@@ -156,7 +156,7 @@ private:
             }
         }
         views_.clear();
-        if (auto closed = driver_.commit(); !closed) {
+        if (auto closed = driver_.step(pool_operation::commit); !closed) {
             return closed.error().to_string();
         }
         if (std::string text = compare(); !text.empty()) {

@@ -115,7 +115,7 @@ void metadata_crash::run(const std::vector<pool_operation>& operations,
             return;
         }
     }
-    if (auto done = work.driver->commit(); !done) {
+    if (auto done = work.driver->step(pool_operation::commit); !done) {
         violation(work, "last commit", done.error().to_string());
     }
     for (const std::string& text : work.driver->complaints()) {
@@ -236,7 +236,7 @@ std::string metadata_crash::live_on(workload& of, const io::crash_state& state,
         for (std::size_t i = 0; i < operations_after; ++i) {
             UTHIN_TRY(driver.step(driver.any_operation()));
         }
-        return driver.commit();
+        return driver.step(pool_operation::commit);
     };
     if (auto done = run(); !done) {
         return "living on: " + done.error().to_string();
@@ -274,7 +274,7 @@ std::string metadata_crash::cut_again(workload& of, const io::crash_state& state
         for (std::size_t i = 0; i < operations_before_second_cut; ++i) {
             UTHIN_TRY(driver.step(driver.any_operation()));
         }
-        return driver.commit();
+        return driver.step(pool_operation::commit);
     };
     if (auto done = run(); !done) {
         return "before the second cut: " + done.error().to_string();
