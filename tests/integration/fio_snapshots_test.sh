@@ -20,6 +20,9 @@ for client in 1 2; do
     pids+=($!)
 done
 clients=("${pids[@]}")
+python3 "$here/stall_probe.py" "$work/probe" &
+probe=$!
+pids+=("$probe")
 count=0
 begin=$(date +%s%N)
 while [ $(($(date +%s%N) - begin)) -lt $((runtime * 1000000000)) ]; do
@@ -31,6 +34,8 @@ done
 for pid in "${clients[@]}"; do
     wait "$pid" || fail "fio: $(cat "$work"/fio?.log; tail -n 5 "$work/server.log")"
 done
+kill "$probe"
+wait "$probe"
 stop_server
 python3 - "$work"/client?.json "$count" <<'END'
 import json, sys

@@ -12,7 +12,15 @@ pool=$work/pool
 random_file "$work/in" 64
 
 run_background() { # ARGUMENTS of nbdkit
+    local tries=0
+    rm -f "$work/pid"
     nbdkit -P "$work/pid" -U "$socket" "$@" 2> "$work/nbdkit.err"
+    # The child writes its number when the parent may be gone already.
+    until [ -s "$work/pid" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 200 ] || fail "nbdkit in the background is not ready"
+        sleep 0.05
+    done
     background=$(cat "$work/pid")
     pids+=("$background")
 }

@@ -26,6 +26,8 @@ for signal in TERM INT; do
     random_file "$work/in" 64
 done
 
+expect_equal "what the servers said on stderr" "" "$(cat "$work/server.log")"
+
 echo "a signal while a client writes"
 start_server "$pool"
 (nbdcopy "$work/in" "$(uri_of disk)" || true) > /dev/null 2>&1 &

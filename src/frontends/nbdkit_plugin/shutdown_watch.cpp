@@ -2,15 +2,18 @@
 
 #include <dirent.h>
 #include <netinet/in.h>
+#include <sys/eventfd.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
 
 #include "base/clock.h"
 
@@ -18,8 +21,30 @@ namespace uthin::frontends {
 namespace {
 
 // A client that was just accepted may not be in the table of open files at the first look.
-constexpr unsigned look_again_ns = 100'000'000;
-constexpr unsigned sleep_s = 3600;
+constexpr std::chrono::milliseconds look_again_after(100);
+
+// What the signal handler may touch: set before it is installed, unchanged while it is.
+std::atomic<int> event_number{-1};
+std::array<struct sigaction, NSIG> previous;
+
+constexpr std::uint64_t event_signal = 1;       // a signal ended the server
+constexpr std::uint64_t event_stop = 1U << 31;  // stop() was called
+
+void tell(std::uint64_t event) {
+    static_cast<void>(!::write(event_number.load(), &event, sizeof(event)));
+}
+
+void handle_signal(int number, siginfo_t* info, void* context) {
+    const int saved = errno;
+    tell(event_signal);
+    const struct sigaction& before = previous[static_cast<std::size_t>(number)];
+    if ((before.sa_flags & SA_SIGINFO) != 0) {
+        before.sa_sigaction(number, info, context);
+    } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
+        before.sa_handler(number);
+    }
+    errno = saved;
+}
 
 struct directory_closer {
     void operator()(DIR* directory) const { ::closedir(directory); }
@@ -66,14 +91,54 @@ bool is_same_service(const sockaddr_storage& a, const sockaddr_storage& b) {
 }  // namespace
 
 result<void> shutdown_watch::start(std::function<void()> on_end) {
-    return thread_.start([this, on_end = std::move(on_end)] {
-        while (nbdkit_nanosleep(sleep_s, 0) == 0) {
+    const int event = ::eventfd(0, EFD_CLOEXEC);
+    if (event < 0) {
+        return fail(error_code::io_error, "cannot make an event for the end of the server", errno);
+    }
+    event_number.store(event);
+    UTHIN_TRY(thread_.start([this, on_end = std::move(on_end)] { wait_and_end(on_end); }));
+    for (const int number : end_signals) {
+        struct sigaction& before = previous[static_cast<std::size_t>(number)];
+        ::sigaction(number, nullptr, &before);
+        // Signals that nbdkit leaves alone are left alone here, too.
+        if ((before.sa_flags & SA_SIGINFO) == 0 &&
+            (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) {
+            continue;
         }
-        on_end();
-        end_connections();
-        system_clock().sleep_for(std::chrono::nanoseconds(look_again_ns));
-        end_connections();
-    });
+        struct sigaction action = before;
+        action.sa_flags |= SA_SIGINFO;
+        action.sa_sigaction = handle_signal;
+        ::sigaction(number, &action, nullptr);
+    }
+    handling_ = true;
+    return {};
+}
+
+void shutdown_watch::stop() {
+    if (handling_) {
+        for (const int number : end_signals) {
+            ::sigaction(number, &previous[static_cast<std::size_t>(number)], nullptr);
+        }
+        handling_ = false;
+    }
+    if (event_number.load() >= 0) {
+        tell(event_stop);
+        thread_.join();
+        ::close(event_number.exchange(-1));
+    }
+}
+
+void shutdown_watch::wait_and_end(const std::function<void()>& on_end) const {
+    std::uint64_t events = 0;
+    while (::read(event_number.load(), &events, sizeof(events)) != sizeof(events)) {
+    }
+    if (events >= event_stop) {
+        return;  // every client is gone already
+    }
+    on_end();
+    end_connections();
+    system_clock().sleep_for(look_again_after);
+    end_connections();
 }
 
 shutdown_watch::shutdown_watch() {

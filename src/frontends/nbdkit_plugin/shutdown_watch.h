@@ -9,13 +9,20 @@
 //   may
 //        itself be a client of other servers.
 //
-// Threads   start, stop: nbdkit's main thread; stop only when the server is ending.
+//   SW2  nbdkit's own handlers of these signals run as before, and are back after stop().
 //
-// Source    nbdkit-plugin(3): nbdkit_nanosleep returns early when the server ends.
+// Threads   start, stop: nbdkit's main thread. One object at a time: signals belong to the process.
+//
+// Failures  io_error of the system calls.
+//
+// Source    nbdkit(1), "SIGNALS". nbdkit_nanosleep would tell the end of the server, too, but
+//           reports it as an error on every clean stop.
 #pragma once
 
+#include <signal.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <functional>
 #include <vector>
 
@@ -27,14 +34,22 @@ class shutdown_watch {
 public:
     // Remembers the sockets that listen now.
     shutdown_watch();
-    // `on_end` runs once, before the connections are ended.
+    ~shutdown_watch() { stop(); }
+    shutdown_watch(const shutdown_watch&) = delete;
+    shutdown_watch& operator=(const shutdown_watch&) = delete;
+
+    // `on_end` runs once, before the connections are ended, if a signal ends the server.
     [[nodiscard]] result<void> start(std::function<void()> on_end);
-    void stop() { thread_.join(); }
+    void stop();
 
 private:
+    static constexpr std::array<int, 4> end_signals = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+
+    void wait_and_end(const std::function<void()>& on_end) const;
     void end_connections() const;
 
     std::vector<sockaddr_storage> listening_;
+    bool handling_ = false;
     thread thread_;
 };
 
