@@ -12,6 +12,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/result.h"
+#include "io/open.h"
 #include "thin_metadata/pack.h"
 #include "tools/thin_tool.h"
 
@@ -59,11 +60,18 @@ result<void> confirm(const pack_line& line) {
     return {};
 }
 
+// Everything has arrived, and is durable where that means something.
 result<void> finish_file(std::FILE* file, const std::string& path) {
-    if (std::fflush(file) != 0 || (::fsync(::fileno(file)) != 0 && errno != EINVAL)) {
+    if (std::fflush(file) != 0) {
         return file_failure(path);
     }
-    return {};
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(path, ignored)) {
+        return {};
+    }
+    const auto device =
+        UTHIN_TRY(io::open_device("file:" + path, {.lock = io::lock_mode::none, .direct = false}));
+    return device->flush();
 }
 
 result<void> pack(const pack_line& line) {
