@@ -131,8 +131,7 @@ result<int> file_device::open_descriptor(const std::string& path, const open_opt
     }
     UTHIN_TRY(check_type(path, status.st_mode));
     int flags = (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-    if (S_ISBLK(status.st_mode) &&
-        (options.lock == lock_mode::exclusive || options.claim_disk)) {
+    if (S_ISBLK(status.st_mode) && (options.lock == lock_mode::exclusive || options.claim_disk)) {
         // On this descriptor and no other: discarding on a disk that somebody else has claimed,
         // even ourselves, fails while the page cache holds dirty pages of it.
         flags |= O_EXCL;

@@ -247,7 +247,8 @@ void block_manager::publish() {
         }
         dirty_.insert_or_assign(number, std::move(changed));
     }
-    private_ = {};  // clear() would wipe the largest table there ever was, each time
+    // Not clear(), nor `= {}`: they keep, and wipe each time, the largest table there ever was.
+    private_ = std::unordered_map<std::uint64_t, block_ref>();
     ++generation_;
     dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
 }

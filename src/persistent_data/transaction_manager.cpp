@@ -79,7 +79,8 @@ result<std::uint32_t> transaction_manager::count(metadata_block where) {
 }
 
 void transaction_manager::committed() {
-    exclusive_ = {};  // clear() would keep, and wipe at each commit, the largest table there ever was
+    // Not clear(), nor `= {}`: they keep, and wipe each time, the largest table there ever was.
+    exclusive_ = std::unordered_set<std::uint64_t>();
 }
 
 }  // namespace uthin::persistent_data

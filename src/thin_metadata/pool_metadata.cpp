@@ -39,7 +39,6 @@ metadata::impl::impl(block_device& on, const metadata_options& with, std::uint64
 }
 
 // ---- open
-// ------------------------------------------------------------------------------------------------------
 
 result<void> metadata::impl::read_superblock(disk_superblock* superblock) {
     aligned_buffer raw(metadata_block_size_bytes);
@@ -183,7 +182,6 @@ result<void> metadata::close() {
 }
 
 // ---- publishing and commit
-// -------------------------------------------------------------------------------------
 
 std::uint64_t metadata::impl::reserve_blocks() const {
     return std::min(reserve_blocks_max, open_->tm.metadata_map().nr_blocks() / 10);
@@ -319,7 +317,6 @@ result<void> metadata::commit() {
 }
 
 // ---- abort
-// -----------------------------------------------------------------------------------------------------
 
 result<void> metadata::impl::reload() {
     disk_superblock superblock;
@@ -371,7 +368,6 @@ result<void> metadata::abort() {
 }
 
 // ---- batches
-// ---------------------------------------------------------------------------------------------------
 
 void metadata::begin_batch() {
     UTHIN_ASSERT(!impl_->in_batch_);
@@ -390,7 +386,6 @@ void metadata::publish_batch() {
 }
 
 // ---- modes and counters
-// ----------------------------------------------------------------------------------------
 
 result<void> metadata::impl::usable() const {
     if (failed_.load()) {

@@ -15,7 +15,6 @@ using thin_metadata::metadata_roots;
 using thin_metadata::pack_mapping;
 
 // ---- what entries own
-// ------------------------------------------------------------------------------------------
 
 result<void> thin_metadata::top_rule::inc(const std::byte* values, std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -72,7 +71,6 @@ bool thin_metadata::bottom_rule::equal(const std::byte* a, const std::byte* b) c
 }
 
 // ---- lookup
-// ----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -223,7 +221,6 @@ result<std::optional<virtual_block>> metadata::highest_mapped_block(
 }
 
 // ---- changing
-// --------------------------------------------------------------------------------------------------
 
 result<data_block> metadata::alloc_data_block() {
     return UTHIN_TRY(alloc_data_range(1)).begin;
@@ -319,7 +316,6 @@ result<void> metadata::dec_data_range(range<data_block> blocks) {
 }
 
 // ---- bulk loading
-// ----------------------------------------------------------------------------------------------
 
 result<void> metadata::build_device(device_id id, const device_details& details,
                                     const run_source& next) {

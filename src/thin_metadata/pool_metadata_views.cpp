@@ -14,7 +14,6 @@ using thin_metadata::disk_superblock;
 using thin_metadata::live_view;
 
 // ---- metadata snapshot
-// -----------------------------------------------------------------------------------------
 
 result<void> metadata::reserve_metadata_snap() {
     if (auto allowed = impl_->writable(); !allowed) {
@@ -71,7 +70,6 @@ result<std::optional<metadata_block>> metadata::metadata_snap() const {
 }
 
 // ---- read views
-// ------------------------------------------------------------------------------------------------
 
 result<std::shared_ptr<thin_metadata::metadata_view>> metadata::create_view() {
     UTHIN_TRY(impl_->usable());

@@ -125,7 +125,9 @@ class Corpus(unittest.TestCase):
     def test_ls_is_the_text_of_0_9(self):
         for _, pool, image in self.each():
             text = self.output("thin_ls", "--format", LS_FIELDS, image)
-            self.assertEqual(text.split(), without_status(recorded(pool, "thin_ls.txt")).split())
+            # No bytes are "0b" in 1.x, as in ours, and "0" in 0.9.
+            words = ["0" if word == "0b" else word for word in text.split()]
+            self.assertEqual(words, without_status(recorded(pool, "thin_ls.txt")).split())
 
     def test_rmap_names_at_least_the_blocks_of_1_x(self):
         if not installed(NEW):

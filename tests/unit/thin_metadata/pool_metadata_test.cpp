@@ -23,7 +23,6 @@ class PoolMetadata : public test::metadata_fixture {};
 std::vector<std::string>* log_lines = nullptr;
 
 // ---- open, format, close
-// ---------------------------------------------------------------------------------------
 
 TEST(PoolMetadataOpen, BlankDeviceWithoutFormatIsRefusedAndNotWritten) {
     memory_device device(1 << 20);
@@ -138,7 +137,6 @@ TEST_F(PoolMetadata, OpeningAndCommittingWithoutAChangeWritesNothing) {
 }
 
 // ---- devices
-// ---------------------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, CreateThinRefusesATakenIdAndMoreThan24Bits) {
     ASSERT_OK(pool_->create_thin(device_id(5)));
@@ -260,7 +258,6 @@ TEST_F(PoolMetadata, ReplaceRootPublishesTheDonorsTree) {
 }
 
 // ---- transaction id
-// --------------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, TransactionIdIsComparedAndSet) {
     EXPECT_EQ(pool_->transaction_id().value(), 0U);
@@ -274,7 +271,6 @@ TEST_F(PoolMetadata, TransactionIdIsComparedAndSet) {
 }
 
 // ---- lookup
-// ----------------------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, FindBlockTellsHolesMappingsAndSharing) {
     ASSERT_OK(pool_->create_thin(device_id(0)));
@@ -395,7 +391,6 @@ TEST_F(PoolMetadata, SharedIsNeverFalseWhenAnotherDeviceMapsTheBlock) {
 }
 
 // ---- changing mappings
-// -----------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, AllocNeverReusesABlockBeforeTheCommit) {
     ASSERT_OK(pool_->create_thin(device_id(0)));
@@ -491,7 +486,6 @@ TEST_F(PoolMetadata, BuildDeviceMakesFullLeavesAndCountsBlocks) {
 }
 
 // ---- batches
-// ---------------------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, BatchIsInvisibleToReadersUntilPublished) {
     ASSERT_OK(pool_->create_thin(device_id(0)));
@@ -539,7 +533,6 @@ TEST_F(PoolMetadata, ReadersSeeWholeTreesWhileTheWriterWorks) {
 }
 
 // ---- metadata snapshot
-// -----------------------------------------------------------------------------------------
 
 TEST_F(PoolMetadata, ReserveMetadataSnapHoldsTheTreesAndRefusesASecond) {
     ASSERT_OK(pool_->create_thin(device_id(0)));
@@ -566,256 +559,6 @@ TEST_F(PoolMetadata, ReserveMetadataSnapHoldsTheTreesAndRefusesASecond) {
 
 TEST_F(PoolMetadata, ReleaseMetadataSnapWithoutOneIsInvalid) {
     EXPECT_THAT(pool_->release_metadata_snap(), HasCode(error_code::invalid_argument));
-}
-
-// ---- commit, abort, modes
-// --------------------------------------------------------------------------------------
-
-TEST_F(PoolMetadata, CommitOfAnUnchangedPoolWritesNoSuperblock) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    ASSERT_OK(pool_->commit());
-    const std::uint64_t before = pool_->statistics().superblock_writes;
-    ASSERT_OK(pool_->commit());
-    EXPECT_EQ(pool_->statistics().superblock_writes, before);
-}
-
-TEST_F(PoolMetadata, AbortRestoresEveryCounterTimeAndId) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    thin_device* device = open_device(0);
-    map(device, 0, 5);
-    ASSERT_OK(pool_->set_transaction_id(0, 7));
-    ASSERT_OK(pool_->commit());
-    const auto details = pool_->get_details(device_id(0)).value();
-    const auto data = pool_->data_space().value();
-    const auto space = pool_->metadata_space().value();
-    map(device, 0, 50);
-    ASSERT_OK(pool_->create_snap(device_id(1), device_id(0)));
-    ASSERT_OK(pool_->set_transaction_id(7, 8));
-    ASSERT_OK(pool_->create_thin(device_id(2)));
-    EXPECT_TRUE(pool_->changed_this_transaction());
-    ASSERT_OK(pool_->abort());
-    EXPECT_EQ(pool_->get_details(device_id(0)).value(), details);
-    EXPECT_EQ(pool_->mapped_count(*device).value(), 5U);
-    EXPECT_EQ(pool_->time().value(), 0U);
-    EXPECT_EQ(pool_->transaction_id().value(), 7U);
-    EXPECT_EQ(pool_->data_space().value().free_blocks, data.free_blocks);
-    EXPECT_EQ(pool_->metadata_space().value().raw_free_blocks, space.raw_free_blocks);
-    EXPECT_EQ(pool_->list_devices().value().size(), 1U);
-    EXPECT_FALSE(pool_->changed_this_transaction());
-    EXPECT_FALSE(pool_->changed_this_transaction(*device));
-    EXPECT_TRUE(pool_->aborted_changes(*device));
-    EXPECT_EQ(pool_->find_block(*device, virtual_block(20)).value(), std::nullopt);
-    map(device, 10, 10);
-    ASSERT_OK(pool_->commit());
-}
-
-TEST_F(PoolMetadata, AbortWithADeadDeviceFailsAndOnlyCloseWorks) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    ASSERT_OK(pool_->commit());
-    thin_device* device = open_device(0);
-    map(device, 0, 5);
-    plan_.arm({.kinds = io::operation_kinds::all(), .nth = 1, .persistent = true});
-    EXPECT_FALSE(pool_->commit());
-    EXPECT_FALSE(pool_->abort());
-    EXPECT_TRUE(pool_->failed());
-    EXPECT_THAT(pool_->create_thin(device_id(1)), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->find_block(*device, virtual_block(0)), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->list_devices(), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->data_space(), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->commit(), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->abort(), HasCode(error_code::failed));
-    EXPECT_THAT(pool_->transaction_id(), HasCode(error_code::failed));
-    EXPECT_FALSE(pool_->needs_check());
-    pool_->close_device(device);
-    opened_.clear();
-    EXPECT_OK(pool_->close());
-    pool_.reset();
-    plan_.disarm();
-}
-
-TEST_F(PoolMetadata, FailedCommitKeepsChangedFlagsUntilTheAbort) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    ASSERT_OK(pool_->commit());
-    thin_device* device = open_device(0);
-    map(device, 0, 5);
-    plan_.arm({.kinds = {io::operation_kind::flush}, .nth = 1});
-    EXPECT_THAT(pool_->commit(), HasCode(error_code::io_error));
-    plan_.disarm();
-    EXPECT_TRUE(pool_->changed_this_transaction(*device));
-    EXPECT_FALSE(pool_->commit()) << "nothing is retried";
-    ASSERT_OK(pool_->abort());
-    EXPECT_TRUE(pool_->aborted_changes(*device));
-    EXPECT_EQ(pool_->mapped_count(*device).value(), 0U);
-}
-
-TEST_F(PoolMetadata, ReadOnlyMakesNoDeviceWrite) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    map(open_device(0), 0, 5);
-    ASSERT_OK(pool_->commit());
-    pool_->set_read_only();
-    EXPECT_TRUE(pool_->is_read_only());
-    const std::uint64_t before = device_writes();
-    EXPECT_THAT(pool_->create_thin(device_id(1)), HasCode(error_code::not_permitted));
-    EXPECT_THAT(pool_->alloc_data_block(), HasCode(error_code::not_permitted));
-    EXPECT_THAT(pool_->remove_range(*opened_[0], {virtual_block(0), virtual_block(1)}),
-                HasCode(error_code::not_permitted));
-    EXPECT_THAT(pool_->resize_data(data_blocks + 1), HasCode(error_code::not_permitted));
-    EXPECT_THAT(pool_->commit(), HasCode(error_code::not_permitted));
-    EXPECT_TRUE(pool_->find_block(*opened_[0], virtual_block(4)).value());
-    EXPECT_EQ(device_writes(), before);
-    pool_->set_read_write();
-    EXPECT_OK(pool_->create_thin(device_id(1)));
-    reopen({.read_only = true});
-    const std::uint64_t after = device_writes();
-    pool_->set_read_write();
-    EXPECT_THAT(pool_->create_thin(device_id(2)), HasCode(error_code::not_permitted));
-    EXPECT_OK(pool_->close());
-    EXPECT_EQ(device_writes(), after);
-}
-
-TEST_F(PoolMetadata, NeedsCheckIsWrittenAtOnceAlsoInReadOnlyMode) {
-    pool_->set_read_only();
-    ASSERT_OK(pool_->set_needs_check());
-    reopen();
-    EXPECT_TRUE(pool_->needs_check());
-    EXPECT_FALSE(pool_->resize_data(data_blocks + 100));
-    EXPECT_FALSE(pool_->resize_metadata(metadata_blocks + 100));
-    ASSERT_OK(pool_->clear_needs_check());
-    reopen();
-    EXPECT_FALSE(pool_->needs_check());
-}
-
-TEST_F(PoolMetadata, ResizeDataGrowsAndRefusesToShrink) {
-    EXPECT_OK(pool_->resize_data(data_blocks));
-    EXPECT_THAT(pool_->resize_data(data_blocks - 1), HasCode(error_code::invalid_argument));
-    ASSERT_OK(pool_->resize_data(40'000));
-    ASSERT_OK(pool_->commit());
-    EXPECT_EQ(pool_->data_space().value().free_blocks, 40'000U);
-    EXPECT_THAT(pool_->resize_data(1ULL << 40), HasCode(error_code::invalid_argument));
-}
-
-TEST_F(PoolMetadata, ResizeMetadataWorksWhenTheOldAreaIsFull) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    std::uint64_t id = 1;
-    while (true) {
-        const auto made = pool_->create_thin(device_id(id++));
-        if (!made || pool_->metadata_space().value().raw_free_blocks < 6) {
-            break;
-        }
-    }
-    ASSERT_OK(pool_->commit());
-    const std::uint64_t bigger = 40'000;
-    EXPECT_THAT(pool_->resize_metadata(bigger), HasCode(error_code::invalid_argument));
-    ASSERT_OK(device_->grow(bigger * metadata_block_size_bytes));
-    EXPECT_EQ(pool_->metadata_device_blocks().value(), bigger);
-    ASSERT_OK(pool_->resize_metadata(bigger));
-    ASSERT_OK(pool_->commit());
-    EXPECT_EQ(pool_->metadata_space().value().total_blocks, bigger);
-    EXPECT_THAT(pool_->resize_metadata(bigger - 1), HasCode(error_code::invalid_argument));
-    for (int i = 0; i < 200; ++i) {
-        ASSERT_OK(pool_->create_thin(device_id(100'000 + static_cast<std::uint64_t>(i))));
-    }
-}
-
-TEST_F(PoolMetadata, RunningOutOfMetadataFailsCleanlyAndAbortRecovers) {
-    std::uint64_t id = 0;
-    result<void> made;
-    while ((made = pool_->create_thin(device_id(id)))) {
-        ++id;
-        if (id % 64 == 0) {
-            ASSERT_OK(pool_->commit());
-        }
-    }
-    EXPECT_THAT(made, HasCode(error_code::no_metadata_space));
-    ASSERT_OK(pool_->abort());
-    ASSERT_OK(pool_->delete_thin(device_id(0)));
-    ASSERT_OK(pool_->commit());
-}
-
-TEST_F(PoolMetadata, ThresholdsFireOnceForEachCrossing) {
-    int low_data = 0;
-    pool_->set_data_threshold(100, [&] { ++low_data; });
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    thin_device* device = open_device(0);
-    map(device, 0, data_blocks - 101);
-    EXPECT_EQ(low_data, 0);
-    map(device, 5000, 50);
-    EXPECT_EQ(low_data, 1);
-    ASSERT_OK(pool_->remove_range(*device, {virtual_block(0), virtual_block(3000)}));
-    ASSERT_OK(pool_->commit());
-    map(device, 0, 3000);
-    EXPECT_EQ(low_data, 2);
-    int low_metadata = 0;
-    pool_->set_metadata_threshold(metadata_blocks - 60, [&] { ++low_metadata; });
-    for (std::uint64_t id = 1; id < 100; ++id) {
-        ASSERT_OK(pool_->create_thin(device_id(id)));
-    }
-    EXPECT_EQ(low_metadata, 1);
-}
-
-TEST_F(PoolMetadata, PreCommitRunsFirstAndItsFailureFailsTheCommit) {
-    int calls = 0;
-    bool works = true;
-    std::uint64_t writes_at_call = 0;
-    pool_->set_pre_commit([&]() -> result<void> {
-        ++calls;
-        writes_at_call = device_writes();
-        if (!works) {
-            return fail(error_code::io_error, "data device");
-        }
-        return {};
-    });
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    const std::uint64_t before = device_writes();
-    ASSERT_OK(pool_->commit());
-    EXPECT_EQ(calls, 1);
-    EXPECT_EQ(writes_at_call, before);
-    works = false;
-    ASSERT_OK(pool_->create_thin(device_id(1)));
-    const std::uint64_t superblocks = pool_->statistics().superblock_writes;
-    EXPECT_THAT(pool_->commit(), HasCode(error_code::io_error));
-    EXPECT_EQ(pool_->statistics().superblock_writes, superblocks);
-    ASSERT_OK(pool_->abort());
-    EXPECT_THAT(pool_->get_details(device_id(1)), HasCode(error_code::not_found));
-    works = true;
-}
-
-TEST_F(PoolMetadata, TransactionsAreNumberedAndDevicesRememberTheirLastChange) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    thin_device* device = open_device(0);
-    map(device, 0, 1);
-    EXPECT_EQ(pool_->last_change(*device), pool_->open_transaction());
-    EXPECT_GT(pool_->last_change(*device), pool_->durable_transaction());
-    ASSERT_OK(pool_->commit());
-    EXPECT_EQ(pool_->last_change(*device), pool_->durable_transaction());
-}
-
-TEST_F(PoolMetadata, SuperblockBytesPastTheFirstSectorStayZero) {
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    map(open_device(0), 0, 500);
-    ASSERT_OK(pool_->reserve_metadata_snap());
-    ASSERT_OK(pool_->commit());
-    const auto image = image_of(*device_);
-    for (std::size_t at = 512; at < metadata_block_size_bytes; ++at) {
-        ASSERT_EQ(image[at], std::byte{0}) << "byte " << at;
-    }
-}
-
-TEST_F(PoolMetadata, CacheStaysBoundedWhileAHugeTransactionGoesOn) {
-    device_ = std::make_unique<memory_device>(64ULL << 20, "metadata");
-    faulty_ = std::make_unique<io::fault_device>(*device_, plan_);
-    pool_.reset();
-    open({.data_block_size_sectors = 128, .format = true, .cache_bytes = 1 << 20});
-    ASSERT_OK(pool_->resize_data(1'000'000));
-    ASSERT_OK(pool_->commit());
-    ASSERT_OK(pool_->create_thin(device_id(0)));
-    thin_device* device = open_device(0);
-    random_generator random(test::seed());
-    for (int i = 0; i < 40'000; ++i) {
-        map(device, random.below(1ULL << 32), 1);
-        ASSERT_LE(pool_->statistics().cached_blocks, 256U + 64U);
-    }
-    ASSERT_OK(pool_->commit());
 }
 
 }  // namespace
