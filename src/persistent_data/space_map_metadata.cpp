@@ -9,6 +9,8 @@ namespace uthin::persistent_data {
 namespace {
 
 constexpr std::size_t index_entries_offset = 16;
+// A bitmap with fewer free blocks than this is left for the next one.
+constexpr std::uint32_t worth_staying_free = entries_per_bitmap / 16;
 
 error too_large(std::uint64_t nr_blocks) {
     return error(error_code::invalid_argument,
@@ -232,8 +234,19 @@ void space_map_metadata::committed_at(std::uint64_t transaction, bool views_live
     counts_.committed(transaction, views_live);
     allocated_since_commit_ = 0;
     exhausted_ = false;
+    rewind_cursor();
     if (hook_) {
         hook_(nr_free());
+    }
+}
+
+// A small transaction frees what an earlier one allocated. When both lie in one bitmap, it writes
+// one bitmap, however large the metadata is.
+void space_map_metadata::rewind_cursor() noexcept {
+    const std::uint64_t bitmap = (cursor_ == 0 ? 0 : cursor_ - 1) / entries_per_bitmap;
+    if (bitmap < bitmaps_for(counts_.nr_blocks()) &&
+        index_.slots[bitmap].now.nr_free >= worth_staying_free) {
+        cursor_ = bitmap * entries_per_bitmap;
     }
 }
 

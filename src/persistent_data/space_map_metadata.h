@@ -63,6 +63,7 @@ private:
 
     [[nodiscard]] result<void> drain();
     [[nodiscard]] result<std::uint64_t> find_free();
+    void rewind_cursor() noexcept;
     [[nodiscard]] bool promised(std::uint64_t block) const noexcept;
     [[nodiscard]] result<std::uint64_t> bootstrap_block();
     [[nodiscard]] result<void> settle_bootstrap(std::uint64_t counted_to);
