@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <set>
 #include <system_error>
 
 #include "base/result.h"
@@ -70,8 +71,16 @@ result<pool_report> pool_directory::report() {
     report.discard = to_string(status->discard);
     report.no_space = status->error_if_no_space ? "error" : "queue";
     const catalogue::contents contents = UTHIN_TRY(names_->read_all());
+    // An intent outlives its deletion until the next change of the catalogue.
+    std::set<device_id> gone;
+    for (const deletion_status& deletion : pool_->deletions()) {
+        if (deletion.done && !deletion.failure) {
+            gone.insert(deletion.id);
+        }
+    }
     for (const intent& what : contents.intents) {
-        report.deletions_running += what.kind == intent_kind::create ? 0U : 1U;
+        const bool running = what.kind != intent_kind::create && !gone.contains(what.hidden.id);
+        report.deletions_running += running ? 1U : 0U;
     }
     for (const volume_info& volume : UTHIN_TRY(gather())) {
         ++report.volume_count;

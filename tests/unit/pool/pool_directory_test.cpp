@@ -594,6 +594,20 @@ TEST_F(PoolDirectory, ServedDeletionsRunInTheBackgroundAndAreResolved) {
     EXPECT_EQ(pending_intents(), 0U);
 }
 
+TEST_F(PoolDirectory, ADeletionThatEndedIsNotReportedAsRunning) {
+    open(open_purpose::serve);
+    ASSERT_OK(pool_->start());
+    create("a");
+    fill("a", 'x', 1U << 20);
+    ASSERT_OK(remove("a"));
+    constexpr int tries_max = 2000;
+    for (int i = 0; i < tries_max && pool_->report()->deletions_running != 0; ++i) {
+        system_clock().sleep_for(std::chrono::milliseconds(5));
+    }
+    EXPECT_EQ(pool_->report()->deletions_running, 0U);
+    EXPECT_EQ(pool_->report()->data_used_blocks, 0U);
+}
+
 TEST_F(PoolDirectory, ReleaseTellsTheTableLines) {
     open();
     create("a", 3 * 512);
