@@ -66,7 +66,7 @@ expect_contains "release" "$(out pool release "$pool")" \
     "pool: 0 65536 thin-pool $(realpath "$pool")/metadata $(realpath "$pool")/data 128 51 1 error_if_no_space"
 expect_contains "release, volume" "$(out pool release "$pool")" "a: 0 16384 thin /dev/mapper/pool 0"
 expect_equal "create again" 0 "$(out pool create "$pool" --data-size 1M --if-not-exists > /dev/null; echo $?)"
-thin_check_pool "$pool"
+judge_pool "$pool"
 
 echo "what looks writes nothing"
 before=$(sums "$pool")
@@ -257,5 +257,5 @@ expect_refused "$pool" 1 "--rebuild-catalog" "$uthin" volume list "$pool"
 out pool adopt "$pool" --rebuild-catalog > /dev/null
 expect_equal "rebuilt" thin-0 "$(out volume list "$pool" --json | field volumes/0/name)"
 out pool check "$pool" > /dev/null
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok"

@@ -112,5 +112,5 @@ commands > "$work/served"
 stop_server
 commands > "$work/idle"
 diff "$work/served" "$work/idle"
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok"

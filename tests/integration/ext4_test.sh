@@ -71,5 +71,5 @@ mounted=
 detach
 stop_server
 "$uthin" pool check "$pool" > /dev/null
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok"

@@ -60,5 +60,5 @@ if worst > 1000:
     sys.exit(f"a request stalled for {worst:.0f} ms")
 END
 "$uthin" pool check "$pool" > /dev/null
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok"

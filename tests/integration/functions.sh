@@ -82,15 +82,18 @@ stop_server() {
 # The URI of the export NAME.
 uri_of() { echo "${uri/\/\/\/\?/\/\/\/$1?}"; }
 
-# thin_check >= 1.1 on the metadata of POOL, which nobody serves.
-thin_check_pool() {
+# The three judges on the metadata of POOL, which nobody serves: our thin_check, the one of Debian's
+# thin-provisioning-tools >= 1.1, and the decoder of tests/oracle, which knows neither.
+judge_pool() {
     local tools
+    "$bin/thin_check" "$1/metadata" > "$work/thin_check.log" 2>&1 ||
+        fail "our thin_check: $(cat "$work/thin_check.log")"
     tools=$("$source_dir/scripts/fetch-thin-tools" 2> /dev/null) || {
         echo "$test_name: thin_check >= 1.1 is not to be had: not run"
         return 0
     }
-    "$tools/thin_check" "$1/metadata" > "$work/thin_check.log" 2>&1 ||
-        fail "thin_check: $(cat "$work/thin_check.log")"
+    python3 "$here/../support/check_images.py" "$tools" "$1/metadata" > "$work/judges.log" 2>&1 ||
+        fail "$(head -n 40 "$work/judges.log")"
 }
 
 random_file() { # PATH MIB

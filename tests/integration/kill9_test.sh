@@ -9,5 +9,5 @@ pool=$work/pool
 "$uthin" pool create "$pool" --data-size 8G
 "$uthin" volume create "$pool/disk" --size 64M
 python3 "$here/kill9_load.py" "$uthin" "$pool" "$kills" 2>> "$work/server.log"
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok"

@@ -31,4 +31,5 @@ start_server pool --socket "$name"
 nbdcopy "$(uri_of snap)" - | cmp - "$work/in"
 "$uthin" read pool/disk | cmp - "$work/in"
 stop_server
+judge_pool "$pool"
 echo "ok: ${#pool} bytes of path"

@@ -49,7 +49,7 @@ expect_equal "the only volume is the default" 67108864 "$(nbdinfo --size "$uri")
 "$uthin" snapshot create "$pool/disk" snap > /dev/null
 expect_equal "a snapshot is an export" 67108864 "$(nbdinfo --size "$(uri_of snap)")"
 stop_background
-thin_check_pool "$pool"
+judge_pool "$pool"
 
 echo "read-only: nothing is written"
 before=$(cat "$pool/metadata" "$pool/catalog.db" | sha256sum)
@@ -77,4 +77,5 @@ mistake "unknown parameter" "$plugin" "$pool" colour=red
 start_server "$pool"
 mistake "$pool" "$plugin" "$pool" wait=0
 stop_server
+judge_pool "$pool"
 echo "ok"

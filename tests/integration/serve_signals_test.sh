@@ -18,7 +18,7 @@ for signal in TERM INT; do
     if kill -0 "$old" 2> /dev/null; then fail "the server still runs after SIG$signal"; fi
     if pgrep -f "pool=$pool" > /dev/null; then fail "a process of the pool is left"; fi
     [ ! -e "$pool/nbd.sock" ] && [ ! -e "$pool/control.sock" ] || fail "a socket is left"
-    thin_check_pool "$pool"
+    judge_pool "$pool"
     start_server "$pool"
     nbdcopy "$(uri_of disk)" - | cmp - "$work/in"
     stop_server "$signal"
@@ -33,7 +33,7 @@ start_server "$pool"
 (nbdcopy "$work/in" "$(uri_of disk)" || true) > /dev/null 2>&1 &
 pids+=($!)
 stop_server TERM
-thin_check_pool "$pool"
+judge_pool "$pool"
 
 echo "a signal while clients are connected and idle"
 start_server "$pool"
@@ -47,7 +47,7 @@ time.sleep(60)' "$here" "$pool/nbd.sock" > "$work/client.out" &
 pids+=($!)
 until [ -s "$work/client.out" ]; do sleep 0.05; done
 stop_server TERM
-thin_check_pool "$pool"
+judge_pool "$pool"
 
 echo "the sockets of a killed server are replaced"
 start_server "$pool"
@@ -58,4 +58,5 @@ start_server "$pool"
 expect_equal "size" 67108864 "$(nbdinfo --size "$(uri_of disk)")"
 stop_server
 "$uthin" pool check "$pool" > /dev/null
+judge_pool "$pool"
 echo "ok"

@@ -75,7 +75,7 @@ start_server "$pool"
 "$uthin" volume resize "$pool/disk" --size 300M
 expect_equal "size after growing" $((300 << 20)) "$(nbdinfo --size "$(uri_of disk)")"
 stop_server
-thin_check_pool "$pool"
+judge_pool "$pool"
 
 echo "TCP"
 start_server "$pool" --listen 127.0.0.1:0
@@ -83,4 +83,5 @@ case "$uri" in nbd://127.0.0.1:*/) ;; *) fail "URI of a TCP server: $uri" ;; esa
 expect_equal "size over TCP" $((300 << 20)) "$(nbdinfo --size "${uri}disk")"
 stop_server
 [ ! -e "$pool/nbd.sock" ] || fail "the server left its socket"
+judge_pool "$pool"
 echo "ok"

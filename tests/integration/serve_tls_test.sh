@@ -20,6 +20,7 @@ if nbdinfo "nbd://${address}disk" > "$work/plain" 2>&1; then fail "a plain clien
 if nbdinfo --list "nbd://$address" 2> /dev/null | grep -q disk; then fail "a plain client saw names"; fi
 "$uthin" read "$pool/disk" | cmp - "$work/in"
 stop_server
+judge_pool "$pool"
 
 expect_failure 2 "--listen" "$uthin" serve "$pool" --tls-psk "$work/keys"
 expect_failure 2 "HOST:PORT" "$uthin" serve "$pool" --listen 127.0.0.1:

@@ -33,5 +33,5 @@ echo "a snapshot of a snapshot, and one of several volumes"
 expect_equal "size" 1073741824 "$(nbdinfo --size "$(uri_of both-2)")"
 stop_server
 "$uthin" pool check "$pool" > /dev/null
-thin_check_pool "$pool"
+judge_pool "$pool"
 echo "ok: $count snapshots under load"
