@@ -4,7 +4,7 @@ import socket
 import struct
 
 OPT_GO, REP_ACK, REP_INFO = 7, 1, 3
-CMD_READ, CMD_WRITE, CMD_FLUSH = 0, 1, 3
+CMD_READ, CMD_WRITE, CMD_FLUSH, CMD_TRIM = 0, 1, 3, 4
 
 
 class Client:
@@ -59,3 +59,6 @@ class Client:
 
     def flush(self):
         self._call(CMD_FLUSH, 0, 0)
+
+    def trim(self, offset, length):
+        self._call(CMD_TRIM, offset, length)
