@@ -18,8 +18,15 @@ namespace {
 
 class dumper {
 public:
-    dumper(metadata_view& view, mapping_sink& sink, const dump_options& options)
-        : view_(view), source_(view.source()), sink_(sink), options_(options), joiner_(sink) {
+    // The devices of `superblock`, or those that are `listed`.
+    dumper(block_source& source, const disk_superblock* superblock,
+           std::span<const dump_device> listed, mapping_sink& sink, const dump_options& options)
+        : source_(source),
+          superblock_(superblock),
+          listed_(listed),
+          sink_(sink),
+          options_(options),
+          joiner_(sink) {
         if (options.devices) {
             wanted_ = *options.devices;
             std::sort(wanted_.begin(), wanted_.end());
@@ -27,13 +34,14 @@ public:
         }
     }
 
-    [[nodiscard]] result<void> run();
+    [[nodiscard]] result<void> run(const pool_header& header);
 
 private:
     using device_function =
         std::function<result<void>(const thin_device_info& device, metadata_block root)>;
 
     [[nodiscard]] result<void> for_each_device(const device_function& each);
+    [[nodiscard]] result<void> for_each_listed(const device_function& each);
     [[nodiscard]] result<void> for_each_wanted(btree_cursor& details, btree_cursor& top,
                                                const device_function& each);
     [[nodiscard]] result<void> find_shared_leaves();
@@ -45,8 +53,9 @@ private:
                                                                             std::uint64_t first,
                                                                             std::uint64_t last);
 
-    metadata_view& view_;
     block_source& source_;
+    const disk_superblock* superblock_;
+    std::span<const dump_device> listed_;
     mapping_sink& sink_;
     const dump_options& options_;
     std::vector<device_id> wanted_;
@@ -70,8 +79,8 @@ std::unexpected<error> different_devices(std::uint64_t id, bool has_details) {
                                                              : "a mapping tree but no details"));
 }
 
-result<void> dumper::run() {
-    UTHIN_TRY(sink_.begin_pool(pool_header_of(view_.superblock())));
+result<void> dumper::run(const pool_header& header) {
+    UTHIN_TRY(sink_.begin_pool(header));
     if (options_.shared_pieces && !options_.skip_mappings) {
         UTHIN_TRY(find_shared_leaves());
         UTHIN_TRY(send_shared_pieces());
@@ -90,9 +99,12 @@ result<void> dumper::run() {
 
 // Without mappings the top tree is not needed, and may be damaged.
 result<void> dumper::for_each_device(const device_function& each) {
-    btree_cursor details(source_, metadata_block(view_.superblock().device_details_root),
+    if (superblock_ == nullptr) {
+        return for_each_listed(each);
+    }
+    btree_cursor details(source_, metadata_block(superblock_->device_details_root),
                          sizeof(disk_device_details));
-    btree_cursor top(source_, metadata_block(view_.superblock().data_mapping_root), 8);
+    btree_cursor top(source_, metadata_block(superblock_->data_mapping_root), 8);
     if (options_.devices) {
         return for_each_wanted(details, top, each);
     }
@@ -116,6 +128,16 @@ result<void> dumper::for_each_device(const device_function& each) {
         UTHIN_TRY_CTX(details.next(), "details tree");
     }
     return top.at_end() ? result<void>() : different_devices(top.key(), false);
+}
+
+result<void> dumper::for_each_listed(const device_function& each) {
+    for (const dump_device& device : listed_) {
+        if (!options_.devices ||
+            std::binary_search(wanted_.begin(), wanted_.end(), device.info.id)) {
+            UTHIN_TRY(each(device.info, device.root));
+        }
+    }
+    return {};
 }
 
 result<void> dumper::for_each_wanted(btree_cursor& details, btree_cursor& top,
@@ -240,7 +262,14 @@ pool_header pool_header_of(const disk_superblock& superblock) {
 }
 
 result<void> dump_metadata(metadata_view& view, mapping_sink& sink, const dump_options& options) {
-    return dumper(view, sink, options).run();
+    return dumper(view.source(), &view.superblock(), {}, sink, options)
+        .run(pool_header_of(view.superblock()));
+}
+
+result<void> dump_devices(block_source& source, const pool_header& header,
+                          std::span<const dump_device> devices, mapping_sink& sink,
+                          const dump_options& options) {
+    return dumper(source, nullptr, devices, sink, options).run(header);
 }
 
 }  // namespace uthin::thin_metadata

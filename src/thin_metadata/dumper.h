@@ -11,6 +11,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "thin_metadata/mapping_stream.h"
@@ -30,6 +31,16 @@ struct dump_options {
 
 [[nodiscard]] result<void> dump_metadata(metadata_view& view, mapping_sink& sink,
                                          const dump_options& options);
+
+// The same of devices that somebody else has listed, in ascending order of id.
+struct dump_device {
+    thin_device_info info;
+    metadata_block root;
+};
+[[nodiscard]] result<void> dump_devices(persistent_data::block_source& source,
+                                        const pool_header& header,
+                                        std::span<const dump_device> devices, mapping_sink& sink,
+                                        const dump_options& options);
 
 // The header that dump_metadata sends.
 [[nodiscard]] pool_header pool_header_of(const disk_superblock& superblock);

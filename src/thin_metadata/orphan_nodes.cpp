@@ -1,0 +1,211 @@
+#include "thin_metadata/orphan_nodes.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_set>
+
+#include "persistent_data/space_map_common.h"
+
+namespace uthin::thin_metadata {
+
+using persistent_data::block_kind;
+using persistent_data::disk_index_entry;
+using persistent_data::entries_per_bitmap;
+using persistent_data::node_view;
+
+used_blocks::used_blocks(mending_source& blocks, const disk_superblock& superblock)
+    : blocks_(blocks),
+      block_count_(
+          std::min<std::uint64_t>(superblock.metadata_sm_root.nr_blocks, blocks.block_count())) {
+    if (auto index = blocks.read(metadata_block(superblock.metadata_sm_root.bitmap_root),
+                                 block_kind::index)) {
+        index_ = *index;
+    }
+}
+
+bool used_blocks::is_used(metadata_block where) {
+    if (!index_ || where.value() >= block_count_) {
+        return false;
+    }
+    const std::uint64_t number = where.value() / entries_per_bitmap;
+    if (number != bitmap_number_) {
+        bitmap_number_ = number;
+        disk_index_entry entry{};
+        std::memcpy(
+            &entry,
+            index_.bytes().data() + persistent_data::bitmap_header_bytes + number * sizeof entry,
+            sizeof entry);
+        const auto bitmap = blocks_.read(metadata_block(entry.blocknr), block_kind::bitmap);
+        bitmap_ = bitmap ? *bitmap : persistent_data::block_ref();
+    }
+    return bitmap_ && persistent_data::bitmap_count(
+                          bitmap_.bytes().data(),
+                          static_cast<std::uint32_t>(where.value() % entries_per_bitmap)) != 0;
+}
+
+namespace {
+
+struct orphan {
+    metadata_block where;
+    subtree_summary tree;
+};
+
+bool lies_within(const subtree_summary& tree, key_span keys) {
+    return tree.first_key >= keys.first && tree.last_key <= keys.last;
+}
+
+class adopter {
+public:
+    adopter(mending_source& blocks, mapping_survey& survey, const disk_superblock& superblock)
+        : blocks_(blocks), survey_(survey), used_(blocks, superblock) {}
+
+    std::vector<metadata_block> adopt(const node_scan& scan,
+                                      std::span<const metadata_block> other_nodes) {
+        list_lost_nodes();
+        if (!lost_.empty()) {
+            find_orphans(scan, other_nodes);
+            assign_orphans();
+        }
+        std::vector<metadata_block> replaced;
+        for (auto& [where, children] : children_) {
+            if (rebuild(metadata_block(where), children)) {
+                replaced.emplace_back(where);
+            }
+        }
+        return replaced;
+    }
+
+private:
+    // A node that several parents refer to is one.
+    void list_lost_nodes() {
+        for (const mapping_survey::lost_node& lost : survey_.lost_nodes()) {
+            const auto [known, is_new] = lost_.emplace(lost.where.value(), lost);
+            if (!is_new) {
+                mapping_survey::lost_node& node = known->second;
+                node.keys.first = std::max(node.keys.first, lost.keys.first);
+                node.keys.last = std::min(node.keys.last, lost.keys.last);
+                node.height = std::max(node.height, lost.height);
+            }
+        }
+        // A lost leaf has no children.
+        std::erase_if(lost_, [](const auto& node) { return node.second.height == 1; });
+        // So much is lost that hardly anything would be certain, and all would be compared.
+        constexpr std::size_t lost_max = 4096;
+        if (lost_.size() > lost_max) {
+            lost_.clear();
+        }
+    }
+
+    void find_orphans(const node_scan& scan, std::span<const metadata_block> other_nodes) {
+        std::unordered_set<std::uint64_t> children;
+        for (const metadata_block node : other_nodes) {
+            children.insert(node.value());
+        }
+        std::vector<metadata_block> found;
+        for (const auto* nodes : {&scan.internal_nodes, &scan.mapping_leaves}) {
+            for (const metadata_block where : *nodes) {
+                if (!survey_.was_visited(where) && !children.contains(where.value()) &&
+                    used_.is_used(where)) {
+                    found.push_back(where);
+                }
+            }
+        }
+        for (const metadata_block where : found) {
+            if (survey_.visit(where) != nullptr) {
+                note_children(where, children);
+            }
+        }
+        for (const metadata_block where : found) {
+            const subtree_summary* const tree =
+                children.contains(where.value()) ? nullptr : survey_.visit(where);
+            if (tree != nullptr && tree->mappings != 0) {
+                orphans_.push_back({.where = where, .tree = *tree});
+            }
+        }
+    }
+
+    void note_children(metadata_block where, std::unordered_set<std::uint64_t>& children) {
+        const auto page = blocks_.read(where, block_kind::btree_node);
+        if (!page || node_view(page->bytes()).is_leaf()) {
+            return;
+        }
+        const node_view node(page->bytes());
+        for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
+            children.insert(node.value_u64(index));
+        }
+    }
+
+    // First those whose parent's place is known, then the children of the root of a device.
+    void assign_orphans() {
+        std::vector<orphan> left;
+        for (const orphan& child : orphans_) {
+            const mapping_survey::lost_node* parent = nullptr;
+            std::size_t parents = 0;
+            for (const auto& [where, lost] : lost_) {
+                if (lost.height == child.tree.height + 1 && lies_within(child.tree, lost.keys)) {
+                    parent = &lost;
+                    ++parents;
+                }
+            }
+            if (parents == 1) {
+                children_[parent->where.value()].push_back(child);
+            } else if (parents == 0) {
+                left.push_back(child);
+            }
+        }
+        std::vector<std::uint64_t> roots;
+        for (const auto& [where, lost] : lost_) {
+            if (lost.height == 0) {
+                roots.push_back(where);
+            }
+        }
+        if (roots.size() == 1 && !left.empty()) {
+            const auto height =
+                std::max_element(left.begin(), left.end(), [](const orphan& a, const orphan& b) {
+                    return a.tree.height < b.tree.height;
+                })->tree.height;
+            std::erase_if(left, [&](const orphan& child) { return child.tree.height != height; });
+            children_[roots.front()] = std::move(left);
+        }
+    }
+
+    bool rebuild(metadata_block where, std::vector<orphan>& children) {
+        std::sort(children.begin(), children.end(), [](const orphan& a, const orphan& b) {
+            return a.tree.first_key < b.tree.first_key;
+        });
+        for (std::size_t index = 1; index < children.size(); ++index) {
+            if (children[index].tree.first_key <= children[index - 1].tree.last_key) {
+                return false;
+            }
+        }
+        if (children.size() > persistent_data::max_entries_for(sizeof(std::uint64_t))) {
+            return false;
+        }
+        blocks_.replace(where, make_node(where, false, [&](persistent_data::node_editor& made) {
+                            std::uint32_t count = 0;
+                            for (const orphan& child : children) {
+                                made.set_key(count, child.tree.first_key);
+                                made.set_child(count++, child.where);
+                            }
+                            made.set_nr_entries(count);
+                        }));
+        return true;
+    }
+
+    mending_source& blocks_;
+    mapping_survey& survey_;
+    used_blocks used_;
+    std::map<std::uint64_t, mapping_survey::lost_node> lost_;
+    std::vector<orphan> orphans_;
+    std::map<std::uint64_t, std::vector<orphan>> children_;
+};
+
+}  // namespace
+
+std::vector<metadata_block> adopt_orphans(mending_source& blocks, mapping_survey& survey,
+                                          const node_scan& scan, const disk_superblock& superblock,
+                                          std::span<const metadata_block> other_nodes) {
+    return adopter(blocks, survey, superblock).adopt(scan, other_nodes);
+}
+
+}  // namespace uthin::thin_metadata

@@ -1,0 +1,43 @@
+// Children of lost nodes. A node above the leaves that cannot be read takes only pointers with it:
+// the blocks below are still there, counted by the space map and referred to by nobody. Where it is
+// certain whose they are, a node is worked out anew from them.
+//
+// Invariants
+//   OR1  A block is taken for a child only if the metadata space map says that it is in use and no
+//        tree refers to it, its keys lie where the lost node's do, it is as high as it must be,
+//        and no other lost node could have been its parent.
+// Threads   One at a time.
+// Failures  None: what is not certain stays lost.
+#pragma once
+
+#include <span>
+
+#include "thin_metadata/mapping_survey.h"
+#include "thin_metadata/root_finder.h"
+#include "thin_metadata/superblock.h"
+
+namespace uthin::thin_metadata {
+
+// Reads the counts of the metadata space map as far as they can be read.
+class used_blocks {
+public:
+    used_blocks(mending_source& blocks, const disk_superblock& superblock);
+    // False also where nobody can tell.
+    [[nodiscard]] bool is_used(metadata_block where);
+
+private:
+    mending_source& blocks_;
+    std::uint64_t block_count_;
+    persistent_data::block_ref index_;
+    persistent_data::block_ref bitmap_;
+    std::uint64_t bitmap_number_ = UINT64_MAX;
+};
+
+// Puts nodes in the place of lost ones, in `blocks`. `survey` has visited all trees that anybody
+// refers to (the metadata snapshot's too), but those whose nodes are in `other_nodes`; it is of no
+// use afterwards. Returns the nodes that were replaced.
+[[nodiscard]] std::vector<metadata_block> adopt_orphans(
+    mending_source& blocks, mapping_survey& survey, const node_scan& scan,
+    const disk_superblock& superblock, std::span<const metadata_block> other_nodes);
+
+}  // namespace uthin::thin_metadata
