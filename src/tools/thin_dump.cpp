@@ -2,6 +2,7 @@
 #include "base/result.h"
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/restorer.h"
+#include "tools/thin_salvage.h"
 #include "tools/thin_tool.h"
 
 namespace uthin::tools {
@@ -21,16 +22,18 @@ struct dump_line {
     bool no_sharing = false;
     bool skip_mappings = false;
     std::optional<std::vector<device_id>> devices;
-    thin_metadata::restore_overrides overrides;
+    bool repair = false;
+    bool verbose = false;
+    salvage_line salvage;
 };
 
 // Passes everything on, the header with what the user knows better.
 class overriding_sink final : public mapping_sink {
 public:
-    overriding_sink(mapping_sink& next, const thin_metadata::restore_overrides& overrides)
-        : next_(next), overrides_(overrides) {}
+    overriding_sink(mapping_sink& next, const salvage_line& given) : next_(next), given_(given) {}
     result<void> begin_pool(const pool_header& pool) override {
-        return next_.begin_pool(UTHIN_TRY(thin_metadata::overridden(pool, overrides_)));
+        const pool_header raised = UTHIN_TRY(thin_metadata::overridden(pool, given_.overrides()));
+        return next_.begin_pool(given_.replaced(raised));
     }
     result<void> begin_shared(std::string_view name) override { return next_.begin_shared(name); }
     result<void> end_shared() override { return next_.end_shared(); }
@@ -44,7 +47,7 @@ public:
 
 private:
     mapping_sink& next_;
-    const thin_metadata::restore_overrides& overrides_;
+    const salvage_line& given_;
 };
 
 result<void> take_format(std::string_view name, dump_line& line) {
@@ -72,10 +75,10 @@ result<void> take_device(std::string_view text, dump_line& line) {
     return {};
 }
 
-void add_options(option_table& options, dump_line& line, std::optional<std::uint64_t>& block_size) {
+void add_options(option_table& options, dump_line& line) {
     options.operand("INPUT", line.input, "Metadata device, file or pool directory to dump");
-    options.number("--data-block-size", "SECTORS", block_size, "Say this data block size",
-                   UINT32_MAX);
+    options.number("--data-block-size", "SECTORS", line.salvage.data_block_size,
+                   "Say this data block size", UINT32_MAX);
     options.value(
         "--dev-id", "THIN_ID", [&line](std::string_view text) { return take_device(text, line); },
         "Dump this device only; may be given several times");
@@ -88,35 +91,76 @@ void add_options(option_table& options, dump_line& line, std::optional<std::uint
         "Dump the metadata snapshot of a live pool");
     options.flag("--no-sharing", line.no_sharing,
                  "No <def> and <ref>: the XML that thin_restore 0.9 reads");
-    options.number("--nr-data-blocks", "NUM", line.overrides.data_blocks,
+    options.number("--nr-data-blocks", "NUM", line.salvage.data_blocks,
                    "Say this number of data blocks, if it is higher");
     options.text("-o,--output", "FILE", line.output, "Write to this file");
+    add_override_options(options, line.salvage);
     options.flag("-q,--quiet", line.quiet, "Print no messages");
+    options.flag("-r,--repair", line.repair,
+                 "Dump what can be kept of damaged metadata; tell what is lost on stderr");
     options.flag("--skip-mappings", line.skip_mappings, "Dump devices without mappings");
-    options.number("--transaction-id", "NUM", line.overrides.transaction_id,
+    options.number("--transaction-id", "NUM", line.salvage.transaction_id,
                    "Say this transaction id, if it is higher");
+    options.conflict("--repair", "--metadata-snap");
 }
 
-result<void> dump(const dump_line& line) {
-    const input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
+result<input_metadata> open_input(const dump_line& line) {
+    input_metadata opened = UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
     if (line.snapshot_block && *line.snapshot_block != opened.view->superblock().blocknr) {
         return fail(error_code::invalid_argument,
                     "metadata snapshot does not match that in superblock");
     }
+    if (line.salvage.mapping_root || line.salvage.details_root) {
+        thin_metadata::disk_superblock changed = opened.view->superblock();
+        changed.data_mapping_root = line.salvage.mapping_root.value_or(changed.data_mapping_root);
+        changed.device_details_root =
+            line.salvage.details_root.value_or(changed.device_details_root);
+        opened.view = UTHIN_TRY(
+            thin_metadata::open_offline(*opened.device, {.superblock_override = &changed}));
+    }
+    return opened;
+}
+
+result<void> dump_what_is_left(const dump_line& line, mapping_sink& sink,
+                               const thin_metadata::dump_options& how) {
+    const auto input = UTHIN_TRY(open_metadata_input(*line.input, access::exclusive_read));
+    thin_metadata::salvage_options options = line.salvage.options();
+    options.search_always = line.verbose;
+    const auto plan = UTHIN_TRY(thin_metadata::salvage::plan(*input, options));
+    if (!line.quiet) {
+        if (line.verbose) {
+            print_candidates(plan->report());
+        }
+        print_report("thin_dump", plan->report(), line.verbose);
+    }
+    return plan->send(sink, how);
+}
+
+result<void> dump_metadata_to(const dump_line& line, mapping_sink& text,
+                              const thin_metadata::dump_options& how) {
+    if (line.repair) {
+        return dump_what_is_left(line, text, how);
+    }
+    const input_metadata opened = UTHIN_TRY(open_input(line));
+    const salvage_line& given = line.salvage;
+    const bool changes_header = given.data_blocks || given.transaction_id ||
+                                given.data_block_size || given.exact_data_blocks ||
+                                given.exact_transaction_id || given.exact_block_size;
+    overriding_sink sink(text, given);
+    return thin_metadata::dump_metadata(
+        *opened.view, changes_header ? static_cast<mapping_sink&>(sink) : text, how);
+}
+
+result<void> dump(const dump_line& line) {
     text_file target(line.output);
     const auto dialect = line.no_sharing ? dump_dialect::v0_9 : dump_dialect::v1;
     thin_metadata::xml_writer xml(target.output(), dialect);
     thin_metadata::human_readable_writer readable(target.output(), dialect);
     mapping_sink& text = line.human_readable ? static_cast<mapping_sink&>(readable) : xml;
-    overriding_sink sink(text, line.overrides);
-    const bool changes_header = line.overrides.data_blocks || line.overrides.transaction_id ||
-                                line.overrides.data_block_size_sectors;
-    UTHIN_TRY(thin_metadata::dump_metadata(*opened.view,
-                                           changes_header ? static_cast<mapping_sink&>(sink) : text,
-                                           {.devices = line.devices,
-                                            .skip_mappings = line.skip_mappings,
-                                            .shared_pieces = !line.no_sharing}));
+    UTHIN_TRY(dump_metadata_to(line, text,
+                               {.devices = line.devices,
+                                .skip_mappings = line.skip_mappings,
+                                .shared_pieces = !line.no_sharing}));
     if (!line.no_sharing) {
         UTHIN_TRY(target.write("\n"));
     }
@@ -127,15 +171,12 @@ result<void> dump(const dump_line& line) {
 
 int thin_dump_main(arguments given) {
     dump_line line;
-    std::optional<std::uint64_t> block_size;
     option_table options("thin_dump", "Dump thin-provisioning metadata to stdout in XML format");
-    add_options(options, line, block_size);
+    add_options(options, line);
     if (const auto status = options.parse(given)) {
         return *status;
     }
-    if (block_size) {
-        line.overrides.data_block_size_sectors = static_cast<std::uint32_t>(*block_size);
-    }
+    line.verbose = options.seen("-v");
     return finish("thin_dump", dump(line), line.quiet);
 }
 
