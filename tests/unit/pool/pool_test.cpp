@@ -1,4 +1,5 @@
 // What a pool promises: durability, snapshots, deletion, space, failures.
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -248,8 +249,16 @@ TEST(PoolSnapshots, WaitForAWriteInFlightWhileReadsGoOn) {
     pool_rig rig(quiet());
     auto volume = rig.make(0, mib);
     ASSERT_OK(volume->write(0, pattern(1, mib)));
+    const auto second = pattern(2, mib);
     rig.slow_data.set_delay(operation_kind::write, 300ms);
-    std::thread writer([&] { EXPECT_OK(volume->write(0, pattern(2, mib))); });
+    std::atomic<bool> writing = false;
+    std::thread writer([&] {
+        writing = true;
+        EXPECT_OK(volume->write(0, second));
+    });
+    while (!writing) {
+        std::this_thread::yield();
+    }
     std::this_thread::sleep_for(100ms);
     std::thread taker([&] { EXPECT_OK(rig.snapshot(0, 1)); });
     std::this_thread::sleep_for(50ms);
@@ -258,7 +267,7 @@ TEST(PoolSnapshots, WaitForAWriteInFlightWhileReadsGoOn) {
     EXPECT_LT(std::chrono::steady_clock::now() - start, 100ms);
     writer.join();
     taker.join();
-    EXPECT_EQ(read_all(*rig.open_volume(1, mib), 0, mib), pattern(2, mib));
+    EXPECT_EQ(read_all(*rig.open_volume(1, mib), 0, mib), second);
 }
 
 TEST(PoolSnapshots, OpenTheDoorBeforeTheyAreDurable) {
