@@ -29,6 +29,16 @@ result<pool_header> overridden(const pool_header& given, const restore_overrides
     return pool;
 }
 
+result<void> write_unfinished_mark(block_device& device) {
+    // Not zeros: the kernel would take the device for new and format it.
+    aligned_buffer block(metadata_block_size_bytes);
+    constexpr std::string_view mark = "a restore of thin pool metadata was not finished";
+    std::memcpy(block.data() + sizeof(std::uint32_t), mark.data(), mark.size());
+    // ORDER: no block of the old pool is written over before the old superblock is gone for good.
+    UTHIN_TRY(device.write(0, block.span()));
+    return device.flush();
+}
+
 result<void> restorer::begin_pool(const pool_header& pool) {
     pool_ = UTHIN_TRY(overridden(pool, overrides_));
     const std::uint64_t blocks =
@@ -43,17 +53,7 @@ result<void> restorer::begin_pool(const pool_header& pool) {
     data_ = std::make_unique<count_array>(pool_.data_blocks);
     packer_ = std::make_unique<leaf_packer>(*writer_, 8);
     keep_ = [this](const packed_node& leaf) { return keep_leaf(leaf); };
-    return invalidate_superblock();
-}
-
-// Not zeros: the kernel would take the device for new and format it.
-result<void> restorer::invalidate_superblock() {
-    aligned_buffer block(metadata_block_size_bytes);
-    constexpr std::string_view mark = "a restore of thin pool metadata was not finished";
-    std::memcpy(block.data() + sizeof(std::uint32_t), mark.data(), mark.size());
-    // ORDER: no block of the old pool is written over before the old superblock is gone for good.
-    UTHIN_TRY(device_.write(0, block.span()));
-    return device_.flush();
+    return write_unfinished_mark(device_);
 }
 
 result<void> restorer::keep_leaf(const packed_node& leaf) {

@@ -32,6 +32,9 @@ struct restore_overrides {
 [[nodiscard]] result<pool_header> overridden(const pool_header& given,
                                              const restore_overrides& overrides);
 
+// Makes what lies on the device no pool, durably: what is written next may be half there.
+[[nodiscard]] result<void> write_unfinished_mark(block_device& device);
+
 class restorer final : public mapping_sink {
 public:
     // `device` outlives it.
@@ -53,7 +56,6 @@ private:
         metadata_block root;
     };
 
-    [[nodiscard]] result<void> invalidate_superblock();
     [[nodiscard]] result<void> keep_leaf(const packed_node& leaf);
     [[nodiscard]] result<void> add_shared_leaf(const packed_node& leaf);
     [[nodiscard]] result<void> append_entries_of(const packed_node& leaf);

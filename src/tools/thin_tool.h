@@ -83,5 +83,7 @@ int thin_metadata_unpack_main(arguments given);
 int thin_repair_main(arguments given);
 int thin_restore_main(arguments given);
 int thin_rmap_main(arguments given);
+int thin_shrink_main(arguments given);
+int thin_trim_main(arguments given);
 
 }  // namespace uthin::tools

@@ -30,6 +30,8 @@ constexpr std::array tools = {
     tool{"thin_repair", uthin::tools::thin_repair_main},
     tool{"thin_restore", uthin::tools::thin_restore_main},
     tool{"thin_rmap", uthin::tools::thin_rmap_main},
+    tool{"thin_shrink", uthin::tools::thin_shrink_main},
+    tool{"thin_trim", uthin::tools::thin_trim_main},
 };
 
 const tool* find_tool(std::string_view path) {
