@@ -169,7 +169,7 @@ result<void> dumper::find_shared_leaves() {
         [&](const thin_device_info& device, metadata_block root) -> result<void> {
             runs.begin_device();
             UTHIN_TRY_CTX(
-                list_leaves(source_, root, false,
+                list_leaves(source_, root, nullptr,
                             [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
                                 runs.add(leaf);
                                 return {};
@@ -200,7 +200,7 @@ result<void> dumper::send_shared_pieces() {
 
 result<void> dumper::send_mappings(metadata_block root) {
     UTHIN_TRY(list_leaves(
-        source_, root, true,
+        source_, root, [](metadata_block) { return true; },
         [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
             (void)UTHIN_TRY(send_leaf(leaf, first, last));
             return {};
@@ -210,7 +210,7 @@ result<void> dumper::send_mappings(metadata_block root) {
 
 result<void> dumper::send_mappings_or_references(metadata_block root) {
     UTHIN_TRY(list_leaves(
-        source_, root, false,
+        source_, root, [this](metadata_block leaf) { return !runs_->is_shared(leaf); },
         [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
             if (!runs_->is_shared(leaf)) {
                 (void)UTHIN_TRY(send_leaf(leaf, first, last));

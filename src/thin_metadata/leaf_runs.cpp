@@ -45,7 +45,7 @@ result<block_ref> read_node(block_source& source, metadata_block where, std::uin
 // Lists the leaves of one tree, whose depth its leftmost path tells.
 class leaf_lister {
 public:
-    leaf_lister(block_source& source, bool prefetch, const leaf_function& each)
+    leaf_lister(block_source& source, const leaf_choice& prefetch, const leaf_function& each)
         : source_(source), prefetch_(prefetch), each_(each) {}
 
     result<void> list(metadata_block root) {
@@ -92,7 +92,8 @@ private:
         if (prefetch_ && depth == 2) {
             std::vector<metadata_block> wanted;
             for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
-                if (node.child(index).value() < source_.block_count()) {
+                if (node.child(index).value() < source_.block_count() &&
+                    prefetch_(node.child(index))) {
                     wanted.push_back(node.child(index));
                 }
             }
@@ -107,14 +108,14 @@ private:
     }
 
     block_source& source_;
-    bool prefetch_;
+    const leaf_choice& prefetch_;
     const leaf_function& each_;
     std::uint64_t visited_ = 0;
 };
 
 }  // namespace
 
-result<void> list_leaves(block_source& source, metadata_block root, bool prefetch,
+result<void> list_leaves(block_source& source, metadata_block root, const leaf_choice& prefetch,
                          const leaf_function& each) {
     return leaf_lister(source, prefetch, each).list(root);
 }

@@ -20,12 +20,13 @@
 namespace uthin::thin_metadata {
 
 // Calls `each(leaf, first key, last key)` for the leaves under `root` in order, with the bounds of
-// their keys (inclusive). Leaves are not read (except on the leftmost path), but prefetched when
-// the caller is going to read them all.
+// their keys (inclusive). Leaves are not read (except on the leftmost path), but prefetched where
+// the caller says that it is going to read them.
 using leaf_function =
     std::function<result<void>(metadata_block leaf, std::uint64_t first, std::uint64_t last)>;
+using leaf_choice = std::function<bool(metadata_block leaf)>;
 [[nodiscard]] result<void> list_leaves(persistent_data::block_source& source, metadata_block root,
-                                       bool prefetch, const leaf_function& each);
+                                       const leaf_choice& prefetch, const leaf_function& each);
 
 // Reads a leaf of a mapping tree and tests that its keys ascend within the bounds.
 [[nodiscard]] result<persistent_data::block_ref> read_mapping_leaf(

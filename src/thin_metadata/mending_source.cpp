@@ -1,6 +1,10 @@
 #include "thin_metadata/mending_source.h"
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
+
+#include <fmt/format.h>
 
 #include "base/endian.h"
 
@@ -16,6 +20,7 @@ constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;
 constexpr std::size_t checksum_bits = 32;
 constexpr std::size_t block_bits = std::size_t{8} * metadata_block_size_bytes;
 constexpr std::size_t own_number_offset = 8;
+constexpr std::size_t buffer_blocks = 256;
 
 void flip(block_bytes bytes, std::size_t bit) {
     bytes[bit / 8] ^= std::byte{1} << bit % 8;
@@ -57,8 +62,11 @@ bool correct_single_bit(block_kind kind, metadata_block where, block_bytes bytes
 
 mending_source::mending_source(block_device& device, std::uint64_t block_count,
                                std::uint64_t cache_blocks, bool correct_bits)
-    : device_(device), blocks_(device, block_count, cache_blocks), correct_bits_(correct_bits) {
-    blocks_.set_read_only(true);
+    : device_(device),
+      block_count_(block_count),
+      cache_blocks_(cache_blocks),
+      correct_bits_(correct_bits),
+      buffer_(buffer_blocks * metadata_block_size_bytes) {
 }
 
 result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
@@ -67,24 +75,105 @@ result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
             return found->second;
         }
     }
-    auto outcome = blocks_.read(where, kind);
-    const bool may_be_a_bit = !outcome && (outcome.error().code() == error_code::corrupt ||
-                                           outcome.error().code() == error_code::wrong_block);
-    if (!may_be_a_bit || !correct_bits_ || where.value() >= block_count()) {
-        return outcome;
+    const auto found = cached_.find(where.value());
+    if (found != cached_.end() && found->second.get()->kind() == kind) {
+        return found->second;
     }
-    auto* raw = new persistent_data::page(where, kind);
-    block_ref held(raw);
-    if (!device_.read(where.value() * metadata_block_size_bytes, raw->mutable_bytes()) ||
-        !correct_single_bit(kind, where, raw->mutable_bytes())) {
-        return outcome;
+    if (where.value() >= block_count_) {
+        return fail(error_code::corrupt,
+                    fmt::format("{} {}: beyond the metadata device of {} blocks",
+                                persistent_data::to_string(kind), where.value(), block_count_));
     }
-    corrected_.insert(where.value());
+    auto* made = new persistent_data::page(where, kind);
+    block_ref held(made);
+    UTHIN_TRY(device_.read(where.value() * metadata_block_size_bytes, made->mutable_bytes()));
+    if (auto outcome = persistent_data::check_block(kind, where, made->bytes()); !outcome) {
+        if (!correct_bits_ || !correct_single_bit(kind, where, made->mutable_bytes())) {
+            return std::unexpected(std::move(outcome).error());
+        }
+        corrected_.insert(where.value());
+    }
+    if (found == cached_.end()) {
+        keep(held);
+    }
     return held;
 }
 
+void mending_source::keep(const block_ref& page) {
+    while (cached_order_.size() >= cache_blocks_) {
+        cached_.erase(cached_order_.front());
+        cached_order_.pop_front();
+    }
+    cached_.emplace(page.where().value(), page);
+    cached_order_.push_back(page.where().value());
+}
+
+// Of those that are not there yet; a small hole costs less than another read.
+std::vector<mending_source::run> mending_source::runs_of(
+    std::span<const metadata_block> blocks) const {
+    std::vector<std::uint64_t> missing;
+    for (const metadata_block block : blocks) {
+        if (block.value() < block_count_ && !cached_.contains(block.value())) {
+            missing.push_back(block.value());
+        }
+    }
+    std::sort(missing.begin(), missing.end());
+    constexpr std::uint64_t hole_max = 8;
+    std::vector<run> runs;
+    for (const std::uint64_t block : missing) {
+        if (!runs.empty() && block - runs.back().end < hole_max &&
+            block - runs.back().begin < buffer_blocks) {
+            runs.back().end = block + 1;
+        } else {
+            runs.push_back({.begin = block, .end = block + 1});
+        }
+    }
+    return runs;
+}
+
 void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind kind) {
-    blocks_.prefetch(blocks, kind);
+    const std::vector<run> runs = runs_of(blocks);
+    std::set<std::uint64_t> wanted;
+    for (const metadata_block block : blocks) {
+        wanted.insert(block.value());
+    }
+    std::size_t next = 0;
+    while (next < runs.size()) {
+        std::vector<io_op> ops;
+        std::size_t used = 0;
+        const std::size_t first = next;
+        for (; next < runs.size(); ++next) {
+            const std::size_t size =
+                (runs[next].end - runs[next].begin) * metadata_block_size_bytes;
+            if (used + size > buffer_.size()) {
+                break;
+            }
+            ops.push_back({io_kind::read, runs[next].begin * metadata_block_size_bytes,
+                           buffer_.span().subspan(used, size)});
+            used += size;
+        }
+        // What cannot be read is read again, one by one, when it is asked for.
+        if (device_.run(ops)) {
+            for (std::size_t index = first; index < next; ++index) {
+                take_run(runs[index], ops[index - first].buffer_bytes, wanted, kind);
+            }
+        }
+    }
+}
+
+void mending_source::take_run(const run& read, std::span<const std::byte> bytes,
+                              const std::set<std::uint64_t>& wanted, block_kind kind) {
+    for (std::uint64_t block = read.begin; block < read.end; ++block) {
+        const auto one = bytes.subspan((block - read.begin) * metadata_block_size_bytes)
+                             .first<metadata_block_size_bytes>();
+        if (wanted.contains(block) && !cached_.contains(block) &&
+            persistent_data::check_block(kind, metadata_block(block), one)) {
+            auto* made = new persistent_data::page(metadata_block(block), kind);
+            const block_ref held(made);
+            std::memcpy(made->mutable_bytes().data(), one.data(), one.size());
+            keep(held);
+        }
+    }
 }
 
 void mending_source::replace(metadata_block where, block_ref node) {

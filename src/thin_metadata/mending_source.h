@@ -6,14 +6,16 @@
 //   ME2  A block is corrected only if flipping exactly one bit makes it pass; a block of noise
 //        does so with a probability below 1 in 100,000.
 //   ME3  Nothing is written.
+//   ME4  Prefetched blocks are read in long pieces: a metadata device is mostly written in the
+//        order in which its trees are walked.
 // Threads   One at a time.
 // Failures  As a block_source. An unreadable block is an error of this block only.
 #pragma once
 
+#include <deque>
 #include <set>
 #include <unordered_map>
 
-#include "persistent_data/block_manager.h"
 #include "persistent_data/block_source.h"
 #include "persistent_data/btree_node.h"
 #include "uthin/block_device.h"
@@ -33,7 +35,7 @@ public:
 
     [[nodiscard]] result<persistent_data::block_ref> read(
         metadata_block where, persistent_data::block_kind kind) override;
-    [[nodiscard]] std::uint64_t block_count() const override { return blocks_.block_count(); }
+    [[nodiscard]] std::uint64_t block_count() const override { return block_count_; }
     void prefetch(std::span<const metadata_block> blocks,
                   persistent_data::block_kind kind) override;
 
@@ -48,11 +50,24 @@ public:
     [[nodiscard]] bool corrects_bits() const noexcept { return correct_bits_; }
 
 private:
+    struct run {
+        std::uint64_t begin = 0;
+        std::uint64_t end = 0;
+    };
+    [[nodiscard]] std::vector<run> runs_of(std::span<const metadata_block> blocks) const;
+    void take_run(const run& read, std::span<const std::byte> bytes,
+                  const std::set<std::uint64_t>& wanted, persistent_data::block_kind kind);
+    void keep(const persistent_data::block_ref& page);
+
     block_device& device_;
-    persistent_data::block_manager blocks_;
+    std::uint64_t block_count_;
+    std::uint64_t cache_blocks_;
     bool correct_bits_;
     std::set<std::uint64_t> corrected_;
     std::unordered_map<std::uint64_t, persistent_data::block_ref> replaced_;
+    std::unordered_map<std::uint64_t, persistent_data::block_ref> cached_;
+    std::deque<std::uint64_t> cached_order_;
+    aligned_buffer buffer_;
 };
 
 // A node in memory, to be filled by `fill(node_editor&)`.

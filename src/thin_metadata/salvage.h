@@ -39,7 +39,7 @@ struct salvage_options {
     // List the candidates even if the superblock is good.
     bool search_always = false;
     std::size_t losses_max = 1 << 16;
-    std::uint64_t cache_bytes = 32ULL << 20;
+    std::uint64_t cache_bytes = 6ULL << 20;
 };
 
 enum class root_origin : std::uint8_t { superblock, by_hand, search, none };
