@@ -40,8 +40,10 @@ enum class discard_mode : std::uint8_t { passdown, no_passdown, ignore };
 
 enum class pool_mode : std::uint8_t {
     write,
-    out_of_data_space,      // reads and writes to mapped, unshared blocks go on
-    out_of_metadata_space,  // as read_only, but deleting is allowed; growing the metadata ends it
+    out_of_data_space,  // reads and writes to mapped, unshared blocks go on
+    // As read_only, but what frees space is allowed: deleting, discarding. Ends by it, or by
+    // growing the metadata. A pool that is full already is opened in this mode.
+    out_of_metadata_space,
     read_only,
     fail,  // everything but close() is refused
 };

@@ -16,11 +16,13 @@
 //   the request is done. Hits (mapped, not shared) run wholly on the caller's thread and never wait
 //   for a commit.
 // Failures
-//   out_of_range     beyond size_bytes(); nothing was done
-//   read_only        the volume or the pool is read-only, or out of metadata space
-//   no_data_space    no free block, after waiting as pool_options says; a part may have been
-//   written no_metadata_space  the metadata is full io_error         a device failed: what a write
-//   covered is old or new, sector by sector failed           the pool is in fail mode or was closed
+//   - out_of_range: beyond size_bytes(); nothing was done
+//   - read_only: the volume or the pool is read-only
+//   - no_data_space: no free block, after waiting as pool_options says; a part may have been
+//   written
+//   - no_metadata_space: the metadata is full
+//   - io_error: a device failed; what a write covered is old or new, sector by sector
+//   - failed: the pool is in fail mode or was closed
 // Source    the kernel's thin target (v6.12), docs/concurrency.md.
 #pragma once
 

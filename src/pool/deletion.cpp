@@ -25,6 +25,7 @@ result<bool> deletion::remove_slice() {
     if (++slices_ % slices_per_commit == 0) {
         engine_.request_commit();
     }
+    engine_.spare_the_reserve();
     const std::uint64_t left = UTHIN_TRY(metadata.mapped_count(*device_));
     {
         lock_guard held(status_lock_);

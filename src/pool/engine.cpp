@@ -77,6 +77,8 @@ result<void> engine::open() {
     } else if (metadata_->needs_check()) {
         metadata_->set_read_only();
         set_mode(pool_mode::read_only, "the metadata needs a check (uthin pool check --repair)");
+    } else {
+        judge_space();
     }
     return {};
 }

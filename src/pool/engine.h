@@ -128,6 +128,9 @@ public:
     [[nodiscard]] result<void> flush_data();
     // Executor.
     void request_commit() noexcept { commit_requested_ = true; }
+    // Executor, between slices of a removal. On a full pool what each slice replaced comes back by
+    // a commit before the next one begins; otherwise a long removal would use up the reserve.
+    void spare_the_reserve();
     [[nodiscard]] bool stopping() const noexcept { return closing_.load(); }
 
     // ---- executor_host (engine_commit.cpp)

@@ -58,6 +58,13 @@ void engine::changed(bool frees) {
     frees_pending_ = frees_pending_ || frees;
 }
 
+void engine::spare_the_reserve() {
+    const auto space = metadata_->metadata_space();
+    if (mode() == pool_mode::out_of_metadata_space || (space && space->free_blocks == 0)) {
+        request_commit();
+    }
+}
+
 // ORDER: PO2. I/O that looked up the block's earlier mapping may still be in flight, and no commit
 // with its grace lies in between.
 bool engine::may_use(data_block allocated) {

@@ -49,7 +49,7 @@ public:
         : engine_(owner), state_(state), left_(blocks) {}
 
     [[nodiscard]] next run() override {
-        if (auto allowed = engine_.may_change(); !allowed) {
+        if (auto allowed = engine_.may_delete(); !allowed) {
             set_outcome(std::move(allowed));
             return next::done;
         }
@@ -58,6 +58,7 @@ public:
             return engine_.refuse(*this, std::move(reached).error());
         }
         engine_.changed(true);
+        engine_.spare_the_reserve();
         slice_ = {left_.begin, *reached};
         left_.begin = *reached;
         return left_.empty() ? next::done : next::again;
@@ -141,7 +142,7 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
     if (whole.empty()) {
         return {};
     }
-    if (!engine_.may_change()) {
+    if (!engine_.may_delete()) {
         engine_.count().ignored_discards.fetch_add(1, std::memory_order_relaxed);
         return {};
     }
@@ -183,7 +184,7 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
         {
             const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
             UTHIN_TRY(in_range(offset_bytes, length_bytes));
-            const bool unmap = engine_.discards() != discard_mode::ignore && engine_.may_change();
+            const bool unmap = engine_.discards() != discard_mode::ignore && engine_.may_delete();
             zeroed = unmap_and_zero(offset_bytes, offset_bytes + length_bytes, unmap, progress);
         }
         if (zeroed) {

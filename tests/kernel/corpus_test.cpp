@@ -33,6 +33,8 @@ constexpr std::uint64_t snapshot_id = 900001;
 constexpr std::uint64_t new_thin_id = 900000;
 constexpr std::uint64_t our_stamp = 0xabcdef0123456789;
 constexpr const char* leaky_pool = "crash-6-128k";
+// No metadata block is free beside the reserve.
+constexpr const char* full_metadata_pool = "out-of-metadata";
 constexpr std::uint64_t read_step_bytes = 1 << 20;
 
 // What the whole run looked at; printed at its end.
@@ -582,6 +584,7 @@ void corpus::expect_full_metadata(pool& opened, const std::vector<expectation>& 
             })) {
             ASSERT_OK(opened.delete_thin(device.id));
         }
+    EXPECT_EQ(opened.mode(), pool_mode::out_of_metadata_space);
     }
     ASSERT_OK(opened.commit());
     EXPECT_EQ(opened.mode(), pool_mode::write);
@@ -724,12 +727,19 @@ TEST_P(corpus, AnAdoptedPoolReadsAsRecordedThenTakesASnapshot) {
     expect_nothing_written();
 
     ASSERT_OK_AND_ASSIGN(auto directory, pool_directory::open(folder, {}, system_clock()));
-    if (thins.empty() || directory->report()->needs_check) {
+    const bool is_full = directory->report()->mode == "out_of_metadata_space";
+    EXPECT_EQ(is_full, GetParam() == full_metadata_pool);
+    const std::string name = thins.empty() ? "" : fmt::format("thin-{}", thins[0].map->device_id);
+    if (is_full) {
+        EXPECT_THAT(
+            directory->create_snapshots({.snapshots = {{name, "copy"}}, .if_not_exists = false}),
+            HasCode(error_code::read_only));
+    }
+    if (thins.empty() || is_full || directory->report()->needs_check) {
         ASSERT_OK(directory->close());
         ++seen.refused;
         return;
     }
-    const std::string name = fmt::format("thin-{}", thins[0].map->device_id);
     ASSERT_OK(directory->create_snapshots({.snapshots = {{name, "copy"}}, .if_not_exists = false}));
     ASSERT_OK_AND_ASSIGN(auto copy, directory->open_volume("copy", true));
     expect_reads(
