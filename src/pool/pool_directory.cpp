@@ -197,6 +197,8 @@ result<void> pool_directory::settle_deletions() {
     for (const auto& [id, what] : reaping_) {
         if (!found.has(what.hidden)) {
             outcomes.push_back({what, true});
+        } else {
+            begin_reaping(id);  // no effect if it runs; it was refused while a client was leaving
         }
     }
     if (outcomes.empty()) {
