@@ -80,6 +80,7 @@ int thin_ls_main(arguments given);
 int thin_metadata_pack_main(arguments given);
 int thin_metadata_size_main(arguments given);
 int thin_metadata_unpack_main(arguments given);
+int thin_migrate_main(arguments given);
 int thin_repair_main(arguments given);
 int thin_restore_main(arguments given);
 int thin_rmap_main(arguments given);

@@ -27,6 +27,7 @@ constexpr std::array tools = {
     tool{"thin_metadata_pack", uthin::tools::thin_metadata_pack_main},
     tool{"thin_metadata_size", uthin::tools::thin_metadata_size_main},
     tool{"thin_metadata_unpack", uthin::tools::thin_metadata_unpack_main},
+    tool{"thin_migrate", uthin::tools::thin_migrate_main},
     tool{"thin_repair", uthin::tools::thin_repair_main},
     tool{"thin_restore", uthin::tools::thin_restore_main},
     tool{"thin_rmap", uthin::tools::thin_rmap_main},
