@@ -112,6 +112,22 @@ bool mapping_survey::was_visited(metadata_block where) const noexcept {
     return info != nullptr && info->is != state::unseen;
 }
 
+const subtree_summary* mapping_survey::find(metadata_block root) const noexcept {
+    const node_info* const info = nodes_.find(root.value());
+    return info != nullptr && info->is == state::usable ? &info->summary : nullptr;
+}
+
+void mapping_survey::add_reference(metadata_block root) {
+    if (root.value() < blocks_.block_count()) {
+        ++nodes_[root.value()].references;
+    }
+}
+
+std::uint32_t mapping_survey::references(metadata_block where) const noexcept {
+    const node_info* const info = nodes_.find(where.value());
+    return info != nullptr ? info->references : 0;
+}
+
 // ---- judging
 
 const subtree_summary* mapping_survey::visit(metadata_block root) {
@@ -266,6 +282,9 @@ void mapping_survey::visit_children(metadata_block where, const node_view& node,
     prefetch_children(node);
     std::array<std::uint32_t, btree_depth_max + 1> of_height{};
     const std::vector<surveyed_child> slots = slots_of(node, bounds);
+    for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
+        add_reference(node.child(index));
+    }
     for (const surveyed_child& child : slots) {
         const node_info* const below = visit(node.child(child.index), child.slot, depth + 1);
         if (below != nullptr && below->summary.mappings != 0 &&

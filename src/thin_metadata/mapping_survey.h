@@ -56,6 +56,11 @@ public:
 
     // Null: no node, nothing can be kept. A shared tree costs one look.
     [[nodiscard]] const subtree_summary* visit(metadata_block root);
+    // What was seen at an earlier visit; null also without one.
+    [[nodiscard]] const subtree_summary* find(metadata_block root) const noexcept;
+    // A pointer to it from outside of the trees. Pointers inside are counted by visit().
+    void add_reference(metadata_block root);
+    [[nodiscard]] std::uint32_t references(metadata_block where) const noexcept;
     // Something below is left out.
     [[nodiscard]] bool has_damage(metadata_block root) const noexcept;
     // Something below is a sound block that does not belong there: the tree is an old one.
@@ -95,6 +100,7 @@ private:
     enum class state : std::uint8_t { unseen, in_progress, unusable, usable };
     struct node_info {
         subtree_summary summary;
+        std::uint32_t references = 0;
         state is = state::unseen;
         bool patched = false;  // the node itself is not shown as it is
         bool damaged = false;

@@ -4,6 +4,7 @@
 #include <map>
 #include <unordered_set>
 
+#include "persistent_data/btree.h"
 #include "persistent_data/space_map_common.h"
 
 namespace uthin::thin_metadata {
@@ -16,16 +17,17 @@ using persistent_data::node_view;
 used_blocks::used_blocks(mending_source& blocks, const disk_superblock& superblock)
     : blocks_(blocks),
       block_count_(
-          std::min<std::uint64_t>(superblock.metadata_sm_root.nr_blocks, blocks.block_count())) {
+          std::min<std::uint64_t>(superblock.metadata_sm_root.nr_blocks, blocks.block_count())),
+      overflow_root_(superblock.metadata_sm_root.ref_count_root) {
     if (auto index = blocks.read(metadata_block(superblock.metadata_sm_root.bitmap_root),
                                  block_kind::index)) {
         index_ = *index;
     }
 }
 
-bool used_blocks::is_used(metadata_block where) {
+std::uint32_t used_blocks::count(metadata_block where) {
     if (!index_ || where.value() >= block_count_) {
-        return false;
+        return 0;
     }
     const std::uint64_t number = where.value() / entries_per_bitmap;
     if (number != bitmap_number_) {
@@ -38,9 +40,17 @@ bool used_blocks::is_used(metadata_block where) {
         const auto bitmap = blocks_.read(metadata_block(entry.blocknr), block_kind::bitmap);
         bitmap_ = bitmap ? *bitmap : persistent_data::block_ref();
     }
-    return bitmap_ && persistent_data::bitmap_count(
-                          bitmap_.bytes().data(),
-                          static_cast<std::uint32_t>(where.value() % entries_per_bitmap)) != 0;
+    const auto index = static_cast<std::uint32_t>(where.value() % entries_per_bitmap);
+    const std::uint32_t field =
+        bitmap_ ? persistent_data::bitmap_count(bitmap_.bytes().data(), index) : 0;
+    constexpr std::uint32_t in_overflow = 3;
+    if (field != in_overflow) {
+        return field;
+    }
+    persistent_data::btree_cursor overflow(blocks_, overflow_root_, sizeof(std::uint32_t));
+    const bool found =
+        overflow.seek(where.value()) && !overflow.at_end() && overflow.key() == where.value();
+    return found ? load_le<std::uint32_t>(overflow.value()) : 0;
 }
 
 namespace {
@@ -48,6 +58,7 @@ namespace {
 struct orphan {
     metadata_block where;
     subtree_summary tree;
+    std::size_t missing = 0;  // pointers to it
 };
 
 bool lies_within(const subtree_summary& tree, key_span keys) {
@@ -97,41 +108,32 @@ private:
     }
 
     void find_orphans(const node_scan& scan, std::span<const metadata_block> other_nodes) {
-        std::unordered_set<std::uint64_t> children;
+        std::unordered_set<std::uint64_t> others;
         for (const metadata_block node : other_nodes) {
-            children.insert(node.value());
+            others.insert(node.value());
         }
-        std::vector<metadata_block> found;
+        for (const metadata_block leaf : scan.top_leaves) {
+            others.insert(leaf.value());
+        }
+        std::vector<metadata_block> used;
         for (const auto* nodes : {&scan.internal_nodes, &scan.mapping_leaves}) {
             for (const metadata_block where : *nodes) {
-                if (!survey_.was_visited(where) && !children.contains(where.value()) &&
-                    used_.is_used(where)) {
-                    found.push_back(where);
+                if (!others.contains(where.value()) && used_.count(where) != 0) {
+                    used.push_back(where);
                 }
             }
         }
-        for (const metadata_block where : found) {
-            if (survey_.visit(where) != nullptr) {
-                note_children(where, children);
+        // Those that nobody refers to refer to others, which are not missing then.
+        for (const metadata_block where : used) {
+            (void)survey_.visit(where);
+        }
+        for (const metadata_block where : used) {
+            const subtree_summary* const tree = survey_.find(where);
+            const std::uint32_t count = used_.count(where);
+            const std::uint32_t seen = survey_.references(where);
+            if (tree != nullptr && tree->mappings != 0 && count > seen) {
+                orphans_.push_back({.where = where, .tree = *tree, .missing = count - seen});
             }
-        }
-        for (const metadata_block where : found) {
-            const subtree_summary* const tree =
-                children.contains(where.value()) ? nullptr : survey_.visit(where);
-            if (tree != nullptr && tree->mappings != 0) {
-                orphans_.push_back({.where = where, .tree = *tree});
-            }
-        }
-    }
-
-    void note_children(metadata_block where, std::unordered_set<std::uint64_t>& children) {
-        const auto page = blocks_.read(where, block_kind::btree_node);
-        if (!page || node_view(page->bytes()).is_leaf()) {
-            return;
-        }
-        const node_view node(page->bytes());
-        for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
-            children.insert(node.value_u64(index));
         }
     }
 
@@ -139,18 +141,18 @@ private:
     void assign_orphans() {
         std::vector<orphan> left;
         for (const orphan& child : orphans_) {
-            const mapping_survey::lost_node* parent = nullptr;
-            std::size_t parents = 0;
+            std::vector<std::uint64_t> parents;
             for (const auto& [where, lost] : lost_) {
                 if (lost.height == child.tree.height + 1 && lies_within(child.tree, lost.keys)) {
-                    parent = &lost;
-                    ++parents;
+                    parents.push_back(where);
                 }
             }
-            if (parents == 1) {
-                children_[parent->where.value()].push_back(child);
-            } else if (parents == 0) {
+            if (parents.empty()) {
                 left.push_back(child);
+            } else if (parents.size() <= child.missing) {
+                for (const std::uint64_t parent : parents) {
+                    children_[parent].push_back(child);
+                }
             }
         }
         std::vector<std::uint64_t> roots;

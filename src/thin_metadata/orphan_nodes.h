@@ -1,11 +1,11 @@
 // Children of lost nodes. A node above the leaves that cannot be read takes only pointers with it:
-// the blocks below are still there, counted by the space map and referred to by nobody. Where it is
-// certain whose they are, a node is worked out anew from them.
+// the blocks below are still there, and the space map knows of more pointers to them than there are
+// left. Where it is certain whose they are, a node is worked out anew from them.
 //
 // Invariants
-//   OR1  A block is taken for a child only if the metadata space map says that it is in use and no
-//        tree refers to it, its keys lie where the lost node's do, it is as high as it must be,
-//        and no other lost node could have been its parent.
+//   OR1  A block is taken for a child only if the metadata space map counts more pointers to it
+//        than there are left, its keys lie where the lost node's do, it is as high as it must be,
+//        and at least as many pointers are missing as there are lost nodes that fit.
 // Threads   One at a time.
 // Failures  None: what is not certain stays lost.
 #pragma once
@@ -22,12 +22,13 @@ namespace uthin::thin_metadata {
 class used_blocks {
 public:
     used_blocks(mending_source& blocks, const disk_superblock& superblock);
-    // False also where nobody can tell.
-    [[nodiscard]] bool is_used(metadata_block where);
+    // 0 also where nobody can tell.
+    [[nodiscard]] std::uint32_t count(metadata_block where);
 
 private:
     mending_source& blocks_;
     std::uint64_t block_count_;
+    metadata_block overflow_root_;
     persistent_data::block_ref index_;
     persistent_data::block_ref bitmap_;
     std::uint64_t bitmap_number_ = UINT64_MAX;

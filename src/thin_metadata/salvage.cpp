@@ -197,10 +197,11 @@ void salvage::visit_all() {
     survey_ = std::make_unique<mapping_survey>(blocks_, data_limit());
     for (const named_root& entry : top_.entries) {
         (void)survey_->visit(entry.root);
+        survey_->add_reference(entry.root);
     }
 }
 
-// So that its nodes are not taken for nobody's.
+// So that its nodes are not taken for nobody's. A top tree that both have refers to each tree once.
 void salvage::visit_metadata_snapshot() {
     const metadata_block held(superblock_->held_root);
     if (held.value() == 0 || held.value() >= blocks_.block_count()) {
@@ -210,11 +211,15 @@ void salvage::visit_metadata_snapshot() {
     if (!page) {
         return;
     }
-    const auto top =
-        read_top_tree(blocks_, metadata_block(load_superblock(page->bytes()).data_mapping_root));
+    const metadata_block root(load_superblock(page->bytes()).data_mapping_root);
+    if (root == report_.mapping_root) {
+        return;
+    }
+    const auto top = read_top_tree(blocks_, root);
     top_.nodes.insert(top_.nodes.end(), top.nodes.begin(), top.nodes.end());
     for (const named_root& entry : top.entries) {
         (void)survey_->visit(entry.root);
+        survey_->add_reference(entry.root);
     }
 }
 
@@ -223,7 +228,7 @@ bool salvage::has_too_many_mappings() {
     return std::any_of(top_.entries.begin(), top_.entries.end(), [&](const named_root& entry) {
         details = std::find_if(details, details_.entries.end(),
                                [&](const named_details& has) { return has.id >= entry.id; });
-        const subtree_summary* const tree = survey_->visit(entry.root);
+        const subtree_summary* const tree = survey_->find(entry.root);
         return tree != nullptr && survey_->has_damage(entry.root) &&
                details != details_.entries.end() && details->id == entry.id &&
                tree->mappings > details->details.mapped_blocks;
@@ -269,7 +274,7 @@ void salvage::make_header() {
     pool_header& header = report_.header;
     subtree_summary all;
     for (const named_root& entry : top_.entries) {
-        if (const subtree_summary* const tree = survey_->visit(entry.root)) {
+        if (const subtree_summary* const tree = survey_->find(entry.root)) {
             all.add(*tree);
         }
     }
@@ -326,7 +331,7 @@ void salvage::list_devices() {
 }
 
 void salvage::add_device(std::uint64_t id, const named_root* root, const named_details* details) {
-    const subtree_summary* const tree = root != nullptr ? survey_->visit(root->root) : nullptr;
+    const subtree_summary* const tree = root != nullptr ? survey_->find(root->root) : nullptr;
     salvaged_device device{.id = device_id(id), .mappings = tree != nullptr ? tree->mappings : 0};
     dump_device sent{.info = {.id = device_id(id), .details = {}}, .root = {}};
     device.tree_lost = tree == nullptr;
