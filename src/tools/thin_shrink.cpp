@@ -46,7 +46,7 @@ result<mapping_source> open_xml(const std::string& path) {
         default:
             // It is read twice.
             return fail(error_code::invalid_argument,
-                        fmt::format("Not a regular file '{}'.", path));
+                        fmt::format("Not a block device or regular file '{}'.", path));
     }
     const std::shared_ptr<std::FILE> file(std::fopen(path.c_str(), "re"), [](std::FILE* opened) {
         if (opened != nullptr) {

@@ -13,6 +13,12 @@ IMAGE = "tests/data/corpus/deletes/metadata.img.zst"
 FAILED, USAGE = 64, 2
 SECONDS_MAX = 10
 
+
+def data_beside(target):
+    """a sparse data device, large enough for the image's pool"""
+    return os.path.join(os.path.dirname(target), "data")
+
+
 # name: how to call it with an input and an output
 READERS = {
     "thin_check": lambda source, target: [source],
@@ -21,10 +27,14 @@ READERS = {
     "thin_delta": lambda source, target: ["--snap1", "1", "--snap2", "3", source],
     "thin_rmap": lambda source, target: ["--region", "0..1000", source],
     "thin_metadata_pack": lambda source, target: ["-f", "-i", source, "-o", target],
+    "thin_trim": lambda source, target: ["--metadata-dev", source, "--data-dev", data_beside(target), "--dry-run"],
+    "thin_migrate": lambda source, target: ["--metadata-dev", source, "--dev-id", "1", "--data-dev",
+                                            data_beside(target), "--dest-file", target],
 }
 WRITERS = {
     "thin_restore": lambda source, target: ["-i", source, "-o", target],
     "thin_metadata_unpack": lambda source, target: ["-f", "-i", source, "-o", target],
+    "thin_shrink": lambda source, target: ["--no-copy", "--nr-blocks", "100", "-i", source, "-o", target],
 }
 TOOLS = [*READERS, *WRITERS, "thin_metadata_size"]
 
@@ -39,6 +49,8 @@ class Contract(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         cls.image = os.path.join(cls.folder.name, "metadata")
+        with open(os.path.join(cls.folder.name, "data"), "wb") as data:
+            data.truncate(1 << 34)
         subprocess.run(["zstd", "-dqf", os.path.join(SOURCE, IMAGE), "-o", cls.image], check=True)
         with open(cls.image, "rb") as image:
             cls.bytes = image.read()
