@@ -66,38 +66,8 @@ struct options {
     lies lying;
 };
 
-class lying_device final : public block_device {
-public:
-    explicit lying_device(block_device& below) : below_(below) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        return below_.read(offset, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t offset,
-                                     std::span<const std::byte> buffer) override {
-        return below_.write(offset, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return {}; }
-    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return below_.discard(offset, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
-        return below_.write_zeroes(offset, length);
-    }
-
-private:
-    block_device& below_;
-};
-
 std::unique_ptr<block_device> borrow(io::crash_device& device, bool lying) {
-    if (lying) {
-        return std::make_unique<lying_device>(device);
-    }
-    return std::make_unique<borrowed_device>(device);
+    return std::make_unique<borrowed_device>(device, lying);
 }
 
 // A pool with its disks, and its model.

@@ -17,10 +17,10 @@
 
 namespace uthin::test {
 
-// A device that belongs to somebody else.
+// A device that belongs to somebody else. With `lies` it says that it flushed and did not.
 class borrowed_device final : public block_device {
 public:
-    explicit borrowed_device(block_device& below) : below_(below) {}
+    explicit borrowed_device(block_device& below, bool lies = false) : below_(below), lies_(lies) {}
     [[nodiscard]] std::string name() const override { return below_.name(); }
     [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
     [[nodiscard]] device_capabilities capabilities() const override {
@@ -33,7 +33,7 @@ public:
                                      std::span<const std::byte> buffer) override {
         return below_.write(offset, buffer);
     }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
+    [[nodiscard]] result<void> flush() override { return lies_ ? result<void>() : below_.flush(); }
     [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
         return below_.discard(offset, length);
     }
@@ -43,12 +43,13 @@ public:
     [[nodiscard]] result<void> run(std::span<const io_op> ops) override { return below_.run(ops); }
     [[nodiscard]] result<void> write_fua(std::uint64_t offset,
                                          std::span<const std::byte> buffer) override {
-        return below_.write_fua(offset, buffer);
+        return lies_ ? below_.write(offset, buffer) : below_.write_fua(offset, buffer);
     }
     [[nodiscard]] result<void> grow(std::uint64_t size) override { return below_.grow(size); }
 
 private:
     block_device& below_;
+    const bool lies_;
 };
 
 struct rig_options {
