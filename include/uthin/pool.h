@@ -180,10 +180,11 @@ public:
                                         device_id graveyard_id);
     // One live object per id: opening again returns the same, with the size it has; `read_only`
     // false makes a live read-only one writable. not_found; busy (being deleted); invalid_argument
-    // (size over 2^63).
-    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(device_id id,
-                                                              std::uint64_t size_bytes,
-                                                              bool read_only = false);
+    // (size over 2^63). `external_origin`, opened read-only: what unmapped blocks read as, zeros
+    // beyond its end; a live object keeps the one it has.
+    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(
+        device_id id, std::uint64_t size_bytes, bool read_only = false,
+        std::unique_ptr<block_device> external_origin = nullptr);
     // As committed or about to be.
     [[nodiscard]] result<std::vector<thin_device_info>> list_devices() const;
 

@@ -55,9 +55,9 @@ public:
     [[nodiscard]] result<void> wait_for_deletion(device_id id);
     [[nodiscard]] result<void> rollback(device_id id, device_id to_snapshot,
                                         device_id graveyard_id);
-    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(device_id id,
-                                                              std::uint64_t size_bytes,
-                                                              bool read_only);
+    [[nodiscard]] result<std::shared_ptr<volume>> open_volume(
+        device_id id, std::uint64_t size_bytes, bool read_only,
+        std::shared_ptr<external_origin> origin);
     void close_volume(const std::shared_ptr<volume_state>& state);
     // Null when it is not open.
     [[nodiscard]] std::shared_ptr<volume_state> find_open(device_id id) const;

@@ -222,7 +222,8 @@ result<std::shared_ptr<volume_state>> engine::open_state(device_id id, std::uint
 // On the executor, so that it is in order with barriers and deletions. The last handle of an older
 // opening may just be going away; then a new state takes its place in the table.
 result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t size_bytes,
-                                                    bool read_only) {
+                                                    bool read_only,
+                                                    std::shared_ptr<external_origin> origin) {
     UTHIN_TRY(alive());
     if (size_bytes > static_cast<std::uint64_t>(INT64_MAX)) {
         return fail(error_code::invalid_argument, "a volume is smaller than 2^63 bytes");
@@ -245,6 +246,7 @@ result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t 
             }
             auto state = UTHIN_TRY(open_state(id, size_bytes));
             state->read_only.store(read_only);
+            state->origin = origin;
             opened.reset(new volume(shared_from_this(), state));
             lock_guard held(volumes_lock_);
             volumes_[id] = {opened, state};

@@ -69,8 +69,13 @@ result<void> pool::rollback(device_id id, device_id to_snapshot, device_id grave
 }
 
 result<std::shared_ptr<volume>> pool::open_volume(device_id id, std::uint64_t size_bytes,
-                                                  bool read_only) {
-    return engine_->open_volume(id, size_bytes, read_only);
+                                                  bool read_only,
+                                                  std::unique_ptr<block_device> external_origin) {
+    std::shared_ptr<pool_engine::external_origin> origin;
+    if (external_origin != nullptr) {
+        origin = UTHIN_TRY(pool_engine::external_origin::make(std::move(external_origin)));
+    }
+    return engine_->open_volume(id, size_bytes, read_only, std::move(origin));
 }
 
 result<std::vector<thin_device_info>> pool::list_devices() const {

@@ -6,8 +6,10 @@
 
 #include "base/random.h"
 #include "base/result.h"
+#include "io/open.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
+#include "pool/pool_file.h"
 #include "uthin/log.h"
 
 namespace uthin {
@@ -31,6 +33,12 @@ bool is_refusal(const error& cause) {
         case error_code::unsupported: return true;
         default: return false;
     }
+}
+
+// Shared with its other readers; who would write to it is kept out where there are locks.
+result<std::unique_ptr<block_device>> open_external_origin(const std::string& url) {
+    return UTHIN_TRY_CTX(io::open_device(url, {.read_only = true, .lock = io::lock_mode::shared}),
+                         "external origin");
 }
 
 }  // namespace
@@ -146,15 +154,19 @@ result<volume_info> pool_directory::create_volume(const create_volume_request& r
         id = device_id(*request.dev_id);
     }
     UTHIN_TRY(check_volume_name(request.name, id));
-    UTHIN_TRY_CTX(check_volume_size(request.size_bytes), shown);
-    if (!request.external_origin.empty()) {
-        return fail(error_code::unsupported,
-                    fmt::format("{}: this version has no external origins; import the origin with "
-                                "'uthin import'",
-                                shown));
+    std::uint64_t size_bytes = request.size_bytes;
+    const std::string origin_url = absolute_url(request.external_origin);
+    if (!origin_url.empty()) {
+        auto origin = UTHIN_TRY_CTX(open_external_origin(origin_url), shown);
+        if (size_bytes == 0) {
+            const std::uint64_t origin_bytes = UTHIN_TRY_CTX(origin->size_bytes(), shown);
+            size_bytes =
+                (origin_bytes + sector_size_bytes - 1) / sector_size_bytes * sector_size_bytes;
+        }
     }
+    UTHIN_TRY_CTX(check_volume_size(size_bytes), shown);
     if (const auto found = UTHIN_TRY(find(request.name))) {
-        if (!request.if_not_exists || found->record.size_bytes != request.size_bytes) {
+        if (!request.if_not_exists || found->record.size_bytes != size_bytes) {
             return fail(error_code::already_exists,
                         fmt::format("{}: exists already with {} bytes; use another name, or "
                                     "'uthin volume resize'",
@@ -175,7 +187,8 @@ result<volume_info> pool_directory::create_volume(const create_volume_request& r
     what.volume.uuid = make_uuid();
     what.volume.identity = {chosen, now.time, now.transaction_id};
     what.volume.name = request.name;
-    what.volume.size_bytes = request.size_bytes;
+    what.volume.size_bytes = size_bytes;
+    what.volume.external_origin = origin_url;
     what.volume.created_unix_seconds = time_.unix_seconds();
     UTHIN_TRY_CTX(
         make_devices(std::span(&what, 1), stale, [&] { return pool_->create_thin(chosen); }),
@@ -385,10 +398,15 @@ result<void> pool_directory::check_rollback(const rollback_request& request,
         return refuse(error_code::invalid_argument, "cannot be rolled back to itself",
                       "name one of its snapshots");
     }
+    const bool live = in_use(target.record.identity.id);
+    if (live && source.record.external_origin != target.record.external_origin) {
+        return refuse(error_code::busy, "in use, and its external origin would change",
+                      "disconnect its clients first");
+    }
     if (request.force) {
         return {};
     }
-    if (in_use(target.record.identity.id)) {
+    if (live) {
         return refuse(error_code::busy, "in use, and its clients would see other data",
                       "disconnect them first, or use --force");
     }
@@ -436,18 +454,16 @@ result<std::shared_ptr<volume>> pool_directory::open_volume(std::string_view nam
     const lock_guard held(change_lock_);
     const found_volume found = UTHIN_TRY(must_find(name));
     const std::string shown = fmt::format("{}/{}", printable(directory_), printable(name));
-    if (!found.record.external_origin.empty()) {
-        // Its holes must not read as zeros.
-        return fail(error_code::unsupported,
-                    fmt::format("{}: has the external origin {}, which this version cannot read; "
-                                "use a newer uthin",
-                                shown, printable(found.record.external_origin)));
-    }
     if (!read_only) {
         UTHIN_TRY(prepare_change("write to a volume"));
     }
     const device_id id = found.record.identity.id;
-    auto open = UTHIN_TRY_CTX(pool_->open_volume(id, found.record.size_bytes, read_only), shown);
+    std::unique_ptr<block_device> origin;
+    if (!found.record.external_origin.empty()) {
+        origin = UTHIN_TRY_CTX(open_external_origin(found.record.external_origin), shown);
+    }
+    auto open = UTHIN_TRY_CTX(
+        pool_->open_volume(id, found.record.size_bytes, read_only, std::move(origin)), shown);
     const lock_guard held_open(open_lock_);
     open_[id] = open;
     return open;

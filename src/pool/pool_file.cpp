@@ -245,4 +245,9 @@ std::string path_of_url(std::string_view url) {
     return is_plain_path(url) ? std::string(url) : std::string();
 }
 
+std::string absolute_url(const std::string& url) {
+    const std::string path = path_of_url(url);
+    return path.empty() ? url : io::absolute_path(path);
+}
+
 }  // namespace uthin

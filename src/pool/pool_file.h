@@ -54,6 +54,8 @@ struct pool_file {
 
 // `url` of a pool in `directory`, as io::open_device takes it.
 [[nodiscard]] std::string resolved_url(const std::string& directory, const std::string& url);
+// `url` as good from every working directory.
+[[nodiscard]] std::string absolute_url(const std::string& url);
 // The local path that a URL means; empty for anything else.
 [[nodiscard]] std::string path_of_url(std::string_view url);
 

@@ -96,8 +96,9 @@ enum class metadata_snapshot_action : std::uint8_t { reserve, release, show };
 
 struct create_volume_request {
     std::string name{};
-    std::uint64_t size_bytes = 0;
+    std::uint64_t size_bytes = 0;  // 0: that of the external origin
     std::optional<std::uint64_t> dev_id{};
+    // Path or URL of what unmapped blocks read as, opened read-only; empty: zeros.
     std::string external_origin{};
     bool if_not_exists = false;
 };

@@ -189,7 +189,8 @@ result<void> provisioner::fill_part(const block_plan& one, const write_source& s
                                     std::uint64_t begin_bytes, std::uint64_t end_bytes) {
     const std::uint64_t block_bytes = engine_.block_bytes();
     const std::uint64_t on_device = one.fresh.value() * block_bytes + begin_bytes % block_bytes;
-    const bool fills_rest = one.old.has_value() || engine_.zero_new_blocks();
+    const bool fills_rest =
+        one.old.has_value() || engine_.zero_new_blocks() || covers_origin(one.block);
     if (fills_rest && block_bytes <= small_block_bytes) {
         return fill_small(one, source, begin_bytes, end_bytes);
     }
@@ -209,6 +210,8 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     aligned_buffer whole(block_bytes);
     if (one.old) {
         UTHIN_TRY(engine_.data().read(one.old->value() * block_bytes, whole.span()));
+    } else if (covers_origin(one.block)) {
+        UTHIN_TRY(state_.origin->read(one.block.value() * block_bytes, whole.span()));
     }
     if (source.is_zeros()) {
         std::memset(whole.data() + begin, 0, length);
@@ -225,11 +228,31 @@ result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_i
     }
     const std::uint64_t to = one.fresh.value() * engine_.block_bytes() + begin_in_block;
     const std::uint64_t length = end_in_block - begin_in_block;
+    if (!one.old && covers_origin(one.block)) {
+        return copy_from_origin(one.block.value() * engine_.block_bytes() + begin_in_block, to,
+                                length);
+    }
     if (!one.old) {
         return engine_.data().write_zeroes(to, length);
     }
     const std::uint64_t from = one.old->value() * engine_.block_bytes() + begin_in_block;
     return copy_range(engine_.data(), from, to, length);
+}
+
+bool provisioner::covers_origin(virtual_block block) const noexcept {
+    return state_.origin != nullptr &&
+           block.value() * engine_.block_bytes() < state_.origin->size_bytes();
+}
+
+result<void> provisioner::copy_from_origin(std::uint64_t from, std::uint64_t to,
+                                           std::uint64_t length) {
+    aligned_buffer piece(std::min<std::uint64_t>(length, small_block_bytes));
+    for (std::uint64_t done = 0; done < length; done += piece.size()) {
+        const auto part = piece.span().first(std::min<std::uint64_t>(length - done, piece.size()));
+        UTHIN_TRY(state_.origin->read(from + done, part));
+        UTHIN_TRY(engine_.data().write(to + done, part));
+    }
+    return {};
 }
 
 result<void> provisioner::put(const write_source& source, std::uint64_t on_device,

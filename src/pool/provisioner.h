@@ -50,6 +50,10 @@ private:
                                           std::uint64_t begin_bytes, std::uint64_t end_bytes);
     [[nodiscard]] result<void> fill_rest(const block_plan& one, std::uint64_t begin_in_block,
                                          std::uint64_t end_in_block);
+    // Bytes of the block come from the external origin while it is not mapped.
+    [[nodiscard]] bool covers_origin(virtual_block block) const noexcept;
+    [[nodiscard]] result<void> copy_from_origin(std::uint64_t from, std::uint64_t to,
+                                                std::uint64_t length);
     [[nodiscard]] result<void> put(const write_source& source, std::uint64_t on_device,
                                    std::uint64_t begin_bytes, std::uint64_t length_bytes);
 

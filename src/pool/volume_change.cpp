@@ -153,6 +153,15 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
 // not possible, zeros are written over what is mapped. All under one ticket.
 result<void> volume_io::unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t end_bytes,
                                        bool unmap, write_progress& progress) {
+    // Where the external origin would show through, the zeros are stored.
+    const std::uint64_t origin_blocks = (origin_end() + block_bytes_ - 1) / block_bytes_;
+    const std::uint64_t origin_stop = std::min(end_bytes, origin_blocks * block_bytes_);
+    if (progress.position_bytes < origin_stop) {
+        progress.only_mapped = false;
+        UTHIN_TRY(write_held(write_source::zeros(), origin_stop, progress));
+        progress.only_mapped = true;
+        begin_bytes = origin_stop;
+    }
     const std::uint64_t whole_begin =
         (begin_bytes + block_bytes_ - 1) / block_bytes_ * block_bytes_;
     const std::uint64_t whole_end = end_bytes / block_bytes_ * block_bytes_;

@@ -86,6 +86,12 @@ private:
     [[nodiscard]] result<void> in_range(std::uint64_t offset_bytes,
                                         std::uint64_t length_bytes) const;
     [[nodiscard]] result<void> may_write() const;
+    // Where the external origin ends; 0 without one.
+    [[nodiscard]] std::uint64_t origin_end() const noexcept {
+        return state_.origin == nullptr ? 0 : state_.origin->size_bytes();
+    }
+    // What an unmapped part reads as.
+    [[nodiscard]] result<void> read_hole(std::uint64_t offset_bytes, std::span<std::byte> buffer);
     // Where the hole at `block` ends, at most `end`.
     [[nodiscard]] result<virtual_block> hole_end(virtual_block block, virtual_block end);
 

@@ -45,6 +45,14 @@ result<virtual_block> volume_io::hole_end(virtual_block block, virtual_block end
     return next ? next->begin : end;
 }
 
+result<void> volume_io::read_hole(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
+    if (state_.origin != nullptr) {
+        return state_.origin->read(offset_bytes, buffer);
+    }
+    std::memset(buffer.data(), 0, buffer.size());
+    return {};
+}
+
 // One pin for the whole request: it waits for nothing but devices.
 result<void> volume_io::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
     UTHIN_TRY(engine_.alive());
@@ -66,7 +74,7 @@ result<void> volume_io::read(std::uint64_t offset_bytes, std::span<std::byte> bu
                 const virtual_block stop = UTHIN_TRY(hole_end(block, block_of(end - 1) + 1));
                 length = std::min(end, stop.value() * block_bytes_) - at;
             }
-            std::memset(buffer.data() + (at - offset_bytes), 0, length);
+            UTHIN_TRY(read_hole(at, buffer.subspan(at - offset_bytes, length)));
         }
         at += length;
     }
@@ -96,8 +104,9 @@ result<mapped_extent> volume_io::map(const io_ticket& ticket, std::uint64_t offs
         const auto found = UTHIN_TRY(lookup(block_of(at)));
         mapped_extent::place where = mapped_extent::place::data_device;
         if (!found) {
-            where = ticket.kind() == io_kind::read ? mapped_extent::place::zeros
-                                                   : mapped_extent::place::engine;
+            where = ticket.kind() == io_kind::read && at >= origin_end()
+                        ? mapped_extent::place::zeros
+                        : mapped_extent::place::engine;
         } else if (found->shared && ticket.kind() == io_kind::write) {
             where = mapped_extent::place::engine;
         }
@@ -143,7 +152,11 @@ result<std::vector<volume_extent>> volume_io::block_status(std::uint64_t offset_
             UTHIN_TRY(engine_.metadata().find_mapped_range(*state_.device, {block_of(at), limit}));
         const std::uint64_t data_begin =
             run ? std::clamp(run->begin.value() * block_bytes_, at, end) : end;
-        if (data_begin > at && !add(at, data_begin, extent_kind::hole)) {
+        const std::uint64_t origin_stop = std::clamp(origin_end(), at, data_begin);
+        if (origin_stop > at && !add(at, origin_stop, extent_kind::data)) {
+            break;
+        }
+        if (data_begin > origin_stop && !add(origin_stop, data_begin, extent_kind::hole)) {
             break;
         }
         if (run) {

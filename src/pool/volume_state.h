@@ -7,10 +7,12 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "pool/executor.h"
+#include "pool/external_origin.h"
 #include "pool/io_tickets.h"
 #include "pool/mapping_cache.h"
 #include "uthin/metadata.h"
@@ -55,6 +57,8 @@ struct volume_state {
     // Acknowledged changes are gone: flushes fail until the volume is opened again.
     std::atomic<bool> lost_changes{false};
     thin_device* device = nullptr;
+    // Null: unmapped blocks read as zeros. Set before the object is shared.
+    std::shared_ptr<external_origin> origin;
     work_queue queue;
     io_tickets tickets;
     mapping_cache cache;

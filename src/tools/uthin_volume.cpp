@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "frontends/control/codec.h"
+#include "pool/pool_file.h"
 #include "tools/uthin_command.h"
 
 namespace uthin::tools {
@@ -87,12 +88,17 @@ void add_create(CLI::App& volume, command_line& line) {
     CLI::App* command = volume.add_subcommand("create", "a new, empty volume");
     const auto given = std::make_shared<volume_arguments>();
     command->add_option("DIR/NAME", given->path, "the volume")->required();
-    command->add_option("--size", given->size_bytes, "its size")->required()->transform(as_size());
+    CLI::Option* size = command->add_option("--size", given->size_bytes,
+                                            "its size; without it, that of the external origin");
+    size->transform(as_size());
     CLI::Option* id = command->add_option("--id", given->id, "device id instead of the next one");
     command->add_option("--external-origin", given->external_origin,
-                        "what blocks never written read as");
+                        "image that blocks never written read as: a path or an NBD URL");
     command->add_flag("--if-not-exists", given->flag, "the same volume may be there");
-    command->callback([&line, given, id] {
+    command->callback([&line, given, id, size] {
+        if (size->count() == 0 && given->external_origin.empty()) {
+            throw CLI::RequiredError("--size");
+        }
         const bool has_id = id->count() != 0;
         line.action = [&line, given, has_id] {
             return run_and_print(
@@ -101,7 +107,8 @@ void add_create(CLI::App& volume, command_line& line) {
                     create_volume_request request;
                     request.name = name;
                     request.size_bytes = wanted.size_bytes;
-                    request.external_origin = wanted.external_origin;
+                    // A server has another working directory.
+                    request.external_origin = absolute_url(wanted.external_origin);
                     request.if_not_exists = wanted.flag;
                     if (has_id) {
                         request.dev_id = wanted.id;

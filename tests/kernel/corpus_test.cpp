@@ -402,13 +402,30 @@ protected:
         }
         return unmapped;
     }
+    // With the external origin that the scenario has, if any.
+    result<std::shared_ptr<volume>> open_thin(pool& from, std::uint64_t id,
+                                              std::uint64_t size_bytes, bool read_only = false) {
+        std::unique_ptr<block_device> origin;
+        if (scenario_.has_external_origin) {
+            origin = open_file(images_.external_origin, true);
+        }
+        return from.open_volume(device_id(id), size_bytes, read_only, std::move(origin));
+    }
+    // As read through the metadata alone: what comes from the external origin is set apart.
     std::vector<expectation> expectations() {
-        std::vector<expectation> all;
         const auto device = open_file(images_.metadata, true);
         auto pool = metadata::open(*device, {.read_only = true});
         EXPECT_THAT(pool, IsOk());
+        return expectations(pool ? pool->get() : nullptr);
+    }
+    // Null: as read through volumes that have the external origin.
+    std::vector<expectation> expectations(metadata* pool) {
+        std::vector<expectation> all;
         for (const thin_map& map : scenario_.thins) {
-            all.push_back({&map, {}, origin_blocks(**pool, map), scenario_.block_size_sectors});
+            all.push_back({&map,
+                           {},
+                           pool == nullptr ? unmapped_blocks() : origin_blocks(*pool, map),
+                           scenario_.block_size_sectors});
         }
         return all;
     }
@@ -531,16 +548,15 @@ TEST_P(corpus, AHeldMetadataSnapshotReadsAsRecorded) {
 
 TEST_P(corpus, APoolReadsEverySectorAsRecordedAndWritesNothing) {
     totals& seen = totals_now();
-    const std::vector<expectation> thins = expectations();
+    const std::vector<expectation> thins = expectations(nullptr);
     for (const bool read_only : {true, false}) {
         ASSERT_OK_AND_ASSIGN(const auto opened, open_pool(read_only));
         ASSERT_OK(opened->start());
         for (const expectation& thin : thins) {
             ++seen.thins;
             const std::uint64_t size_bytes = thin.map->size_sectors() * sector_size_bytes;
-            ASSERT_OK_AND_ASSIGN(
-                const auto volume,
-                opened->open_volume(device_id(thin.map->device_id), size_bytes, read_only));
+            ASSERT_OK_AND_ASSIGN(const auto volume,
+                                 open_thin(*opened, thin.map->device_id, size_bytes, read_only));
             expect_reads(
                 thin, size_bytes,
                 [&](std::uint64_t at, std::span<std::byte> buffer) {
@@ -568,6 +584,7 @@ result<void> write(volume& to, const overwritten& piece) {
 // Writing is refused, deleting is not, and with the space that comes back writing works.
 void corpus::expect_full_metadata(pool& opened, const std::vector<expectation>& thins) {
     ASSERT_FALSE(thins.empty());
+    EXPECT_EQ(opened.mode(), pool_mode::out_of_metadata_space);
     const thin_map& first = *thins[0].map;
     {
         ASSERT_OK_AND_ASSIGN(const auto origin,
@@ -584,7 +601,6 @@ void corpus::expect_full_metadata(pool& opened, const std::vector<expectation>& 
             })) {
             ASSERT_OK(opened.delete_thin(device.id));
         }
-    EXPECT_EQ(opened.mode(), pool_mode::out_of_metadata_space);
     }
     ASSERT_OK(opened.commit());
     EXPECT_EQ(opened.mode(), pool_mode::write);
@@ -604,7 +620,7 @@ void corpus::expect_full_metadata(pool& opened, const std::vector<expectation>& 
 
 TEST_P(corpus, AWriteAndASnapshotKeepThePoolValid) {
     totals& seen = totals_now();
-    std::vector<expectation> thins = expectations();
+    std::vector<expectation> thins = expectations(nullptr);
     const thin_map blank{static_cast<std::uint32_t>(new_thin_id), {{0, 2048 * 4, 0, 0}}};
     ASSERT_OK_AND_ASSIGN(auto opened, open_pool(false));
     ASSERT_OK(opened->start());
@@ -637,10 +653,7 @@ TEST_P(corpus, AWriteAndASnapshotKeepThePoolValid) {
     const std::uint64_t size_bytes = target.map->size_sectors() * sector_size_bytes;
     const bool is_full = before.data_used_blocks == before.data_total_blocks;
     std::shared_ptr<volume> origin;
-    {
-        ASSERT_OK_AND_ASSIGN(origin,
-                             opened->open_volume(device_id(target.map->device_id), size_bytes));
-    }
+    { ASSERT_OK_AND_ASSIGN(origin, open_thin(*opened, target.map->device_id, size_bytes)); }
     const overwritten first = written_into(0, scenario_.block_size_sectors, our_stamp);
     const auto wrote = write(*origin, first);
     if (!wrote && is_full) {
@@ -672,8 +685,7 @@ TEST_P(corpus, AWriteAndASnapshotKeepThePoolValid) {
     for (const expectation& thin : thins) {
         ++seen.thins;
         const std::uint64_t thin_bytes = thin.map->size_sectors() * sector_size_bytes;
-        ASSERT_OK_AND_ASSIGN(const auto again,
-                             opened->open_volume(device_id(thin.map->device_id), thin_bytes));
+        ASSERT_OK_AND_ASSIGN(const auto again, open_thin(*opened, thin.map->device_id, thin_bytes));
         expect_reads(
             thin, thin_bytes,
             [&](std::uint64_t at, std::span<std::byte> buffer) { return again->read(at, buffer); },

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 
 #include "io/open.h"
@@ -429,23 +431,33 @@ TEST_F(PoolDirectory, SnapshotsOfOneCallAreAllOrNone) {
     EXPECT_EQ(pending_intents(), 0U);
 }
 
-TEST_F(PoolDirectory, AnExternalOriginIsRefusedNotReadAsZeros) {
+TEST_F(PoolDirectory, AnExternalOriginIsKeptAndInherited) {
     open();
-    create_volume_request request{.name = "a", .size_bytes = 512, .external_origin = "/x"};
-    EXPECT_THAT(pool_->create_volume(request), HasCode(error_code::unsupported));
-    create("a");
-    const std::string uuid = pool_->show("a")->uuid;
+    const std::string image = (temporary_.path() / "origin").string();
+    std::ofstream(image) << std::string(5000, 'o');
+    create_volume_request request{.name = "a", .external_origin = image + "-not"};
+    EXPECT_THAT(pool_->create_volume(request), HasCode(error_code::not_found));
+    request.external_origin = image;
+    ASSERT_OK(pool_->create_volume(request));
+    EXPECT_EQ(pool_->show("a")->size_bytes, 5120U);
+    create_snapshots_request snapshots;
+    snapshots.snapshots = {{"a", "s"}};
+    ASSERT_OK(pool_->create_snapshots(snapshots));
+    const std::string kept = pool_->show("a")->external_origin;
+    EXPECT_EQ(kept.front(), '/');
     close();
-    {
-        // As a later version would leave it.
-        auto names = open_catalogue();
-        volume_record record = names->find_uuid(uuid).value().value();
-        record.external_origin = "/x";
-        const std::vector<std::string> stale = {uuid};
-        ASSERT_OK(names->adopt(record, stale));
-    }
     open();
-    EXPECT_THAT(pool_->open_volume("a", true), HasCode(error_code::unsupported));
+    EXPECT_EQ(pool_->show("s")->external_origin, kept);
+    for (const char* name : {"a", "s"}) {
+        ASSERT_OK_AND_ASSIGN(const auto volume, pool_->open_volume(name, true));
+        std::vector<std::byte> content(5120);
+        ASSERT_OK(volume->read(0, content));
+        EXPECT_EQ(std::ranges::count(content, std::byte{'o'}), 5000);
+    }
+    std::filesystem::remove(image);
+    const auto gone = pool_->open_volume("a", true);
+    ASSERT_THAT(gone, HasCode(error_code::not_found));
+    EXPECT_THAT(gone.error().to_string(), ::testing::HasSubstr("external origin"));
 }
 
 TEST_F(PoolDirectory, WithoutItsCatalogueAPoolIsNotOpenedUntilItIsRebuilt) {
