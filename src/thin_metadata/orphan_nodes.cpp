@@ -53,13 +53,42 @@ std::uint32_t used_blocks::count(metadata_block where) {
     return found ? load_le<std::uint32_t>(overflow.value()) : 0;
 }
 
-namespace {
+std::vector<orphan_node> list_orphans(mending_source& blocks, mapping_survey& survey,
+                                      const node_scan& scan, const disk_superblock& superblock,
+                                      std::span<const metadata_block> other_nodes) {
+    used_blocks used(blocks, superblock);
+    std::unordered_set<std::uint64_t> others;
+    for (const metadata_block node : other_nodes) {
+        others.insert(node.value());
+    }
+    for (const metadata_block leaf : scan.top_leaves) {
+        others.insert(leaf.value());
+    }
+    std::vector<metadata_block> in_use;
+    for (const auto* nodes : {&scan.internal_nodes, &scan.mapping_leaves}) {
+        for (const metadata_block where : *nodes) {
+            if (!others.contains(where.value()) && used.count(where) != 0) {
+                in_use.push_back(where);
+            }
+        }
+    }
+    // Those that nobody refers to refer to others, which are not missing then.
+    for (const metadata_block where : in_use) {
+        (void)survey.visit(where);
+    }
+    std::vector<orphan_node> orphans;
+    for (const metadata_block where : in_use) {
+        const subtree_summary* const tree = survey.find(where);
+        const std::uint32_t count = used.count(where);
+        const std::uint32_t seen = survey.references(where);
+        if (tree != nullptr && tree->mappings != 0 && count > seen) {
+            orphans.push_back({.where = where, .tree = *tree, .missing = count - seen});
+        }
+    }
+    return orphans;
+}
 
-struct orphan {
-    metadata_block where;
-    subtree_summary tree;
-    std::size_t missing = 0;  // pointers to it
-};
+namespace {
 
 bool lies_within(const subtree_summary& tree, key_span keys) {
     return tree.first_key >= keys.first && tree.last_key <= keys.last;
@@ -68,13 +97,13 @@ bool lies_within(const subtree_summary& tree, key_span keys) {
 class adopter {
 public:
     adopter(mending_source& blocks, mapping_survey& survey, const disk_superblock& superblock)
-        : blocks_(blocks), survey_(survey), used_(blocks, superblock) {}
+        : blocks_(blocks), survey_(survey), superblock_(superblock) {}
 
     std::vector<metadata_block> adopt(const node_scan& scan,
                                       std::span<const metadata_block> other_nodes) {
         list_lost_nodes();
         if (!lost_.empty()) {
-            find_orphans(scan, other_nodes);
+            orphans_ = list_orphans(blocks_, survey_, scan, superblock_, other_nodes);
             assign_orphans();
         }
         std::vector<metadata_block> replaced;
@@ -107,40 +136,10 @@ private:
         }
     }
 
-    void find_orphans(const node_scan& scan, std::span<const metadata_block> other_nodes) {
-        std::unordered_set<std::uint64_t> others;
-        for (const metadata_block node : other_nodes) {
-            others.insert(node.value());
-        }
-        for (const metadata_block leaf : scan.top_leaves) {
-            others.insert(leaf.value());
-        }
-        std::vector<metadata_block> used;
-        for (const auto* nodes : {&scan.internal_nodes, &scan.mapping_leaves}) {
-            for (const metadata_block where : *nodes) {
-                if (!others.contains(where.value()) && used_.count(where) != 0) {
-                    used.push_back(where);
-                }
-            }
-        }
-        // Those that nobody refers to refer to others, which are not missing then.
-        for (const metadata_block where : used) {
-            (void)survey_.visit(where);
-        }
-        for (const metadata_block where : used) {
-            const subtree_summary* const tree = survey_.find(where);
-            const std::uint32_t count = used_.count(where);
-            const std::uint32_t seen = survey_.references(where);
-            if (tree != nullptr && tree->mappings != 0 && count > seen) {
-                orphans_.push_back({.where = where, .tree = *tree, .missing = count - seen});
-            }
-        }
-    }
-
     // First those whose parent's place is known, then the children of the root of a device.
     void assign_orphans() {
-        std::vector<orphan> left;
-        for (const orphan& child : orphans_) {
+        std::vector<orphan_node> left;
+        for (const orphan_node& child : orphans_) {
             std::vector<std::uint64_t> parents;
             for (const auto& [where, lost] : lost_) {
                 if (lost.height == child.tree.height + 1 && lies_within(child.tree, lost.keys)) {
@@ -162,17 +161,19 @@ private:
             }
         }
         if (roots.size() == 1 && !left.empty()) {
-            const auto height =
-                std::max_element(left.begin(), left.end(), [](const orphan& a, const orphan& b) {
-                    return a.tree.height < b.tree.height;
-                })->tree.height;
-            std::erase_if(left, [&](const orphan& child) { return child.tree.height != height; });
+            const auto height = std::max_element(left.begin(), left.end(),
+                                                 [](const orphan_node& a, const orphan_node& b) {
+                                                     return a.tree.height < b.tree.height;
+                                                 })
+                                    ->tree.height;
+            std::erase_if(left,
+                          [&](const orphan_node& child) { return child.tree.height != height; });
             children_[roots.front()] = std::move(left);
         }
     }
 
-    bool rebuild(metadata_block where, std::vector<orphan>& children) {
-        std::sort(children.begin(), children.end(), [](const orphan& a, const orphan& b) {
+    bool rebuild(metadata_block where, std::vector<orphan_node>& children) {
+        std::sort(children.begin(), children.end(), [](const orphan_node& a, const orphan_node& b) {
             return a.tree.first_key < b.tree.first_key;
         });
         for (std::size_t index = 1; index < children.size(); ++index) {
@@ -185,7 +186,7 @@ private:
         }
         blocks_.replace(where, make_node(where, false, [&](persistent_data::node_editor& made) {
                             std::uint32_t count = 0;
-                            for (const orphan& child : children) {
+                            for (const orphan_node& child : children) {
                                 made.set_key(count, child.tree.first_key);
                                 made.set_child(count++, child.where);
                             }
@@ -196,10 +197,10 @@ private:
 
     mending_source& blocks_;
     mapping_survey& survey_;
-    used_blocks used_;
+    const disk_superblock& superblock_;
     std::map<std::uint64_t, mapping_survey::lost_node> lost_;
-    std::vector<orphan> orphans_;
-    std::map<std::uint64_t, std::vector<orphan>> children_;
+    std::vector<orphan_node> orphans_;
+    std::map<std::uint64_t, std::vector<orphan_node>> children_;
 };
 
 }  // namespace

@@ -34,9 +34,20 @@ private:
     std::uint64_t bitmap_number_ = UINT64_MAX;
 };
 
-// Puts nodes in the place of lost ones, in `blocks`. `survey` has visited all trees that anybody
-// refers to (the metadata snapshot's too), but those whose nodes are in `other_nodes`; it is of no
-// use afterwards. Returns the nodes that were replaced.
+struct orphan_node {
+    metadata_block where;
+    subtree_summary tree;
+    std::size_t missing = 0;  // pointers to it
+};
+// `survey` has visited all trees that anybody refers to (the metadata snapshot's too), but those
+// whose nodes are in `other_nodes`; it is of no use afterwards.
+[[nodiscard]] std::vector<orphan_node> list_orphans(mending_source& blocks, mapping_survey& survey,
+                                                    const node_scan& scan,
+                                                    const disk_superblock& superblock,
+                                                    std::span<const metadata_block> other_nodes);
+
+// Puts nodes in the place of lost ones, in `blocks`; the arguments as above. Returns the nodes that
+// were replaced.
 [[nodiscard]] std::vector<metadata_block> adopt_orphans(
     mending_source& blocks, mapping_survey& survey, const node_scan& scan,
     const disk_superblock& superblock, std::span<const metadata_block> other_nodes);

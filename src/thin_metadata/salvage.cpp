@@ -1,6 +1,7 @@
 #include "thin_metadata/salvage.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -16,6 +17,7 @@ std::string_view to_string(root_origin origin) noexcept {
         case root_origin::superblock: return "superblock";
         case root_origin::by_hand: return "by hand";
         case root_origin::search: return "search";
+        case root_origin::details: return "details";
         case root_origin::none: return "none";
     }
     return "none";
@@ -136,16 +138,7 @@ result<void> salvage::find_trees() {
     report_.mapping_origin = known.mapping_root ? root_origin::by_hand : root_origin::superblock;
     report_.details_origin = known.details_root ? root_origin::by_hand : root_origin::superblock;
     if (superblock_) {
-        top_ = read_top_tree(
-            blocks_, known.mapping_root.value_or(metadata_block(superblock_->data_mapping_root)));
-        if (!known.mapping_root && has_good_mapping_root()) {
-            known.mapping_root = metadata_block(superblock_->data_mapping_root);
-        }
-        details_ = read_details_tree(
-            blocks_, known.details_root.value_or(metadata_block(superblock_->device_details_root)));
-        if (!known.details_root && !details_.root_lost) {
-            known.details_root = metadata_block(superblock_->device_details_root);
-        }
+        read_trees_of_superblock(known);
     } else if (hint_) {
         known.hinted_mapping_root = metadata_block(hint_->data_mapping_root);
         known.hinted_details_root = metadata_block(hint_->device_details_root);
@@ -169,13 +162,78 @@ result<void> salvage::find_trees() {
             details_are_current_ = best.match == details_match::exact;
         }
     }
-    top_ = read_top_tree(blocks_, *known.mapping_root);
+    if (!superblock_ || report_.mapping_origin == root_origin::search) {
+        top_ = read_top_tree(blocks_, *known.mapping_root);
+        use_roots_by_hand();
+    }
     report_.mapping_root = *known.mapping_root;
     if (known.details_root) {
         details_ = read_details_tree(blocks_, *known.details_root);
         report_.details_root = *known.details_root;
     }
     return {};
+}
+
+void salvage::read_trees_of_superblock(known_roots& known) {
+    const metadata_block mapping_root(superblock_->data_mapping_root);
+    const metadata_block details_root(superblock_->device_details_root);
+    details_ = read_details_tree(blocks_, known.details_root.value_or(details_root));
+    if (!known.details_root && !details_.root_lost) {
+        known.details_root = details_root;
+    }
+    top_ = read_top_tree(blocks_, known.mapping_root.value_or(mapping_root));
+    if (known.mapping_root) {
+        use_roots_by_hand();
+        return;
+    }
+    const bool is_good = has_good_mapping_root();
+    if (!is_good) {
+        top_.entries.clear();
+    }
+    const bool has_found = (!is_good || !top_.losses.empty()) && find_devices();
+    use_roots_by_hand();
+    if (is_good || has_found || !top_.entries.empty()) {
+        known.mapping_root = mapping_root;
+        report_.mapping_origin = is_good ? root_origin::superblock : root_origin::details;
+    }
+}
+
+// False when nothing at all was found of what must be there.
+bool salvage::find_devices() {
+    std::vector<named_details> wanted;
+    std::set_difference(details_.entries.begin(), details_.entries.end(), top_.entries.begin(),
+                        top_.entries.end(), std::back_inserter(wanted),
+                        [](const auto& a, const auto& b) { return a.id < b.id; });
+    report_.mapping_root = metadata_block(superblock_->data_mapping_root);
+    visit_all();
+    visit_metadata_snapshot();
+    const auto orphans = list_orphans(blocks_, *survey_, scan(), *superblock_, top_.nodes);
+    found_roots found = find_device_roots(orphans, wanted);
+    note(
+        fmt::format("{} devices that the top mapping tree no longer names are recognised by their "
+                    "numbers of mappings",
+                    found.certain.size()));
+    top_.entries.insert(top_.entries.end(), found.certain.begin(), found.certain.end());
+    std::sort(top_.entries.begin(), top_.entries.end(),
+              [](const named_root& a, const named_root& b) { return a.id < b.id; });
+    report_.undecided = std::move(found.undecided);
+    return !orphans.empty() ||
+           std::all_of(wanted.begin(), wanted.end(), [](const named_details& device) {
+               return device.details.mapped_blocks == 0;
+           });
+}
+
+void salvage::use_roots_by_hand() {
+    for (const auto& [id, root] : options_.device_roots) {
+        const auto at = std::lower_bound(
+            top_.entries.begin(), top_.entries.end(), id,
+            [](const named_root& entry, std::uint64_t wanted) { return entry.id < wanted; });
+        if (at != top_.entries.end() && at->id == id) {
+            at->root = root;
+        } else {
+            top_.entries.insert(at, {.id = id, .root = root});
+        }
+    }
 }
 
 // ---- what is under them
@@ -263,7 +321,8 @@ void salvage::adopt_children_of_lost_nodes() {
 void salvage::survey_devices() {
     visit_all();
     // Without the superblock nobody knows which blocks are in use.
-    if (superblock_ && report_.mapping_origin == root_origin::superblock) {
+    if (superblock_ && (report_.mapping_origin == root_origin::superblock ||
+                        report_.mapping_origin == root_origin::details)) {
         adopt_children_of_lost_nodes();
     }
 }
@@ -316,7 +375,8 @@ void salvage::list_devices() {
     auto root = top_.entries.begin();
     auto details = details_.entries.begin();
     // Details of another time know devices that were deleted since.
-    const bool add_unmapped = report_.mapping_origin != root_origin::search;
+    const bool add_unmapped = report_.mapping_origin != root_origin::search ||
+                              report_.details_origin == root_origin::superblock;
     while (root != top_.entries.end() || details != details_.entries.end()) {
         const std::uint64_t root_id = root != top_.entries.end() ? root->id : UINT64_MAX;
         const std::uint64_t details_id =

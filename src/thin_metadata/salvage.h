@@ -15,11 +15,13 @@
 // Source    docs/format.md 3 to 7; thin_repair 1.1 for the search and for what is made up.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "thin_metadata/device_finder.h"
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/restorer.h"
 #include "thin_metadata/root_finder.h"
@@ -30,6 +32,8 @@ struct salvage_options {
     // By hand, instead of what the superblock says or the search finds.
     std::optional<metadata_block> mapping_root = std::nullopt;
     std::optional<metadata_block> details_root = std::nullopt;
+    // Mapping trees of single devices.
+    std::map<std::uint64_t, metadata_block> device_roots = {};
     // As in thin_restore: transaction id and number of blocks only go up.
     restore_overrides overrides = {};
     // Taken as they are.
@@ -42,7 +46,13 @@ struct salvage_options {
     std::uint64_t cache_bytes = 6ULL << 20;
 };
 
-enum class root_origin : std::uint8_t { superblock, by_hand, search, none };
+enum class root_origin : std::uint8_t {
+    superblock,
+    by_hand,
+    search,
+    details,  // the devices' own roots, recognised by what the details say of them
+    none,
+};
 [[nodiscard]] std::string_view to_string(root_origin origin) noexcept;
 
 struct lost_mappings {
@@ -73,6 +83,7 @@ struct salvage_report {
     metadata_block mapping_root;
     metadata_block details_root;
     std::vector<root_candidate> candidates;
+    std::vector<undecided_roots> undecided;
     pool_header header;
     std::vector<salvaged_device> devices;
     std::uint64_t mappings = 0;
@@ -104,6 +115,10 @@ private:
     void read_superblock();
     [[nodiscard]] result<void> find_trees();
     [[nodiscard]] bool has_good_mapping_root();
+    void read_trees_of_superblock(known_roots& known);
+    // Devices that the details know and a damaged top tree does not.
+    bool find_devices();
+    void use_roots_by_hand();
     [[nodiscard]] const node_scan& scan();
     void use_copy_of_superblock();
     [[nodiscard]] std::uint64_t data_limit() const;

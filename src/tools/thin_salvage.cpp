@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <set>
+
+#include "base/result.h"
 
 namespace uthin::tools {
 
@@ -33,6 +36,7 @@ thin_metadata::salvage_options salvage_line::options() const {
     if (details_root) {
         made.details_root = metadata_block(*details_root);
     }
+    made.device_roots = device_roots;
     made.overrides = overrides();
     made.transaction_id = exact_transaction_id;
     made.data_blocks = exact_data_blocks;
@@ -47,11 +51,29 @@ thin_metadata::pool_header salvage_line::replaced(const thin_metadata::pool_head
     return made;
 }
 
+namespace {
+
+result<void> take_device_root(std::string_view text, salvage_line& line) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string_view::npos) {
+        return fail(error_code::invalid_argument, "give a device and a block, as in 5=1234");
+    }
+    const std::uint64_t id = UTHIN_TRY(parse_number(text.substr(0, equals), device_id_max));
+    line.device_roots[id] = metadata_block(UTHIN_TRY(parse_number(text.substr(equals + 1))));
+    return {};
+}
+
+}  // namespace
+
 void add_override_options(option_table& options, salvage_line& line) {
     options.number("--override-data-block-size", "SECTORS", line.exact_block_size,
                    "The same as --data-block-size", UINT32_MAX);
     options.number("--override-details-root", "BLOCKNR", line.details_root,
                    "Use this details tree");
+    options.value(
+        "--override-device-root", "THIN_ID=BLOCKNR",
+        [&line](std::string_view text) { return take_device_root(text, line); },
+        "Use this mapping tree for the device; may be given several times");
     options.number("--override-mapping-root", "BLOCKNR", line.mapping_root,
                    "Use this mapping tree");
     options.number("--override-nr-data-blocks", "NUM", line.exact_data_blocks,
@@ -94,6 +116,44 @@ void print_devices(const salvage_report& report) {
                        device.id.value(), device.mappings);
         }
     }
+}
+
+void print_undecided(const salvage_report& report) {
+    const auto number = [](const auto& item) {
+        if constexpr (requires { item.value(); }) {
+            return item.value();
+        } else {
+            return item;
+        }
+    };
+    const auto list = [&number](const auto& items) {
+        constexpr std::size_t shown_max = 20;
+        std::string text;
+        for (std::size_t at = 0; at < std::min(items.size(), shown_max); ++at) {
+            text += fmt::format("{}{}", at == 0 ? "" : ", ", number(items[at]));
+        }
+        return items.size() > shown_max ? text + ", ..." : text;
+    };
+    for (const auto& undecided : report.undecided) {
+        fmt::print(stderr,
+                   "undecided: the blocks {} are roots of {} mappings, of the devices {}; "
+                   "--override-device-root chooses\n",
+                   list(undecided.roots), undecided.mappings, list(undecided.devices));
+    }
+}
+
+nlohmann::json undecided_json(const salvage_report& report) {
+    nlohmann::json all = nlohmann::json::array();
+    for (const auto& undecided : report.undecided) {
+        nlohmann::json roots = nlohmann::json::array();
+        for (const metadata_block root : undecided.roots) {
+            roots.push_back(root.value());
+        }
+        all.push_back({{"mappings", undecided.mappings},
+                       {"roots", std::move(roots)},
+                       {"devices", undecided.devices}});
+    }
+    return all;
 }
 
 nlohmann::json to_json(const lost_mappings& loss) {
@@ -173,6 +233,7 @@ void print_report(std::string_view tool, const salvage_report& report, bool verb
         fmt::print(stderr, "btree node {}: was lost, and is worked out from its children\n",
                    node.value());
     }
+    print_undecided(report);
     std::set<std::uint64_t> devices;
     for (const lost_mappings& loss : report.losses) {
         devices.insert(loss.device.value());
@@ -221,6 +282,7 @@ std::string json_of(const salvage_report& report, bool written) {
                            {"corrected_blocks", report.corrected_blocks},
                            {"rebuilt_nodes", std::move(rebuilt)},
                            {"candidates", candidates_json(report)},
+                           {"undecided", undecided_json(report)},
                            {"notes", report.notes}};
     if (report.superblock_failure) {
         made["superblock"] = *report.superblock_failure;

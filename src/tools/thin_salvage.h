@@ -4,6 +4,7 @@
 // Threads   One.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -22,6 +23,7 @@ struct salvage_line {
     std::optional<std::uint64_t> exact_data_blocks;
     std::optional<std::uint64_t> mapping_root;
     std::optional<std::uint64_t> details_root;
+    std::map<std::uint64_t, metadata_block> device_roots;
     bool no_bit_correction = false;
 
     [[nodiscard]] thin_metadata::restore_overrides overrides() const;

@@ -310,6 +310,24 @@ TEST_P(corpus_salvage, MakesUpDetailsThatAreLost) {
     }
 }
 
+// Two devices with as many mappings each, and no older top node to tell them apart, stay lost.
+TEST_P(corpus_salvage, RecognisesDevicesThatTheTopTreeNoLongerNames) {
+    for (const std::uint64_t block : blocks_.top) {
+        if (before_.devices.empty()) {
+            continue;
+        }
+        const damaged_block damage(*device_, block, how::noise);
+        const outcome found = salvaged(*device_, before_);
+        std::map<std::uint64_t, std::uint64_t> devices_with;
+        for (const auto& [id, device] : before_.devices) {
+            ++devices_with[device.mappings.size()];
+        }
+        for (const auto& [id, missing] : found.missing) {
+            EXPECT_GT(devices_with[missing], 1U) << "device " << id;
+        }
+    }
+}
+
 TEST_P(corpus_salvage, NeedsNoSpaceMaps) {
     const disk_superblock superblock = load_superblock(read_block(*device_, 0));
     for (const std::uint64_t block : {std::uint64_t{superblock.data_sm_root.bitmap_root},
