@@ -74,6 +74,39 @@ TEST(DeleteRacesWithOpen, WhoeverHasItOpenHasAllOfIt) {
     EXPECT_GT(opened, 0);
 }
 
+// The opening reads metadata from a slow device; the deletion is asked for at every moment of that.
+TEST(DeleteRacesWithOpen, ADeletionAskedForDuringASlowOpeningIsRefused) {
+    constexpr auto read_time = std::chrono::milliseconds(20);
+    constexpr std::uint64_t size = 2 * block;
+    pool_rig rig;
+    ASSERT_OK(rig.make(0, size)->write(0, pattern(1, size)));
+    int opened = 0;
+    for (auto later = std::chrono::milliseconds(0); later < 6 * read_time; later += read_time / 4) {
+        rig.close();
+        rig.open();
+        rig.slow_metadata.set_delay(io::operation_kind::read, read_time);
+        result<std::shared_ptr<volume>> handle;
+        std::thread client([&] { handle = rig->open_volume(device_id(0), size); });
+        system_clock().sleep_for(later);
+        auto gone = rig->delete_in_background(device_id(0));
+        client.join();
+        if (gone) {
+            gone = rig->wait_for_deletion(device_id(0));
+        }
+        rig.slow_metadata.set_delay(io::operation_kind::read, std::chrono::milliseconds(0));
+        if (!handle) {
+            ASSERT_OK(gone);
+            ASSERT_OK(rig.make(0, size)->write(0, pattern(1, size)));
+            continue;
+        }
+        ++opened;
+        ASSERT_THAT(gone, HasCode(error_code::busy)) << later.count();
+        ASSERT_EQ(read_all(**handle, 0, size), pattern(1, size)) << later.count();
+        handle->reset();
+    }
+    EXPECT_GT(opened, 0);
+}
+
 class DeletedName : public testing::Test {
 protected:
     void SetUp() override {
