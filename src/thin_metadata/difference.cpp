@@ -3,42 +3,11 @@
 #include <fmt/format.h>
 
 #include "persistent_data/btree.h"
+#include "thin_metadata/difference_joiner.h"
 
 namespace uthin::thin_metadata {
 
 using persistent_data::btree_cursor;
-
-namespace {
-
-class joiner {
-public:
-    explicit joiner(const difference_function& each) : each_(each) {}
-
-    result<void> add(const difference_run& next) {
-        const bool has_left = next.kind != difference_kind::right_only;
-        const bool has_right = next.kind != difference_kind::left_only;
-        if (open_.count != 0 && open_.kind == next.kind &&
-            open_.begin + open_.count == next.begin &&
-            (!has_left || open_.left + open_.count == next.left) &&
-            (!has_right || open_.right + open_.count == next.right)) {
-            ++open_.count;
-            return {};
-        }
-        UTHIN_TRY(flush());
-        open_ = next;
-        return {};
-    }
-    result<void> flush() {
-        const difference_run done = std::exchange(open_, {});
-        return done.count == 0 ? result<void>() : each_(done);
-    }
-
-private:
-    const difference_function& each_;
-    difference_run open_;
-};
-
-}  // namespace
 
 result<metadata_block> mapping_root_of(metadata_view& view, device_id device) {
     const auto root = UTHIN_TRY(persistent_data::btree_lookup_u64(
@@ -55,7 +24,7 @@ result<void> find_differences(metadata_view& view, metadata_block left_root,
     btree_cursor right(view.source(), right_root, 8);
     UTHIN_TRY_CTX(left.seek(0), "left mapping tree");
     UTHIN_TRY_CTX(right.seek(0), "right mapping tree");
-    joiner runs(each);
+    difference_joiner runs(each);
     while (!left.at_end() || !right.at_end()) {
         const bool takes_left = !left.at_end() && (right.at_end() || left.key() <= right.key());
         const bool takes_right = !right.at_end() && (left.at_end() || right.key() <= left.key());
