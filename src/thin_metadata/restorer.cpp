@@ -96,6 +96,7 @@ result<void> restorer::run(const mapping_run& run) {
                     fmt::format("data block {}: the pool has {}",
                                 run.data_begin.value() + run.count - 1, pool_.data_blocks));
     }
+    time_max_ = std::max(time_max_, run.time);
     if (last_leaf_is_small()) {
         UTHIN_TRY(take_back_leaf());
     }
@@ -242,7 +243,7 @@ result<void> restorer::end_pool() {
     disk_superblock superblock = UTHIN_TRY(write_trees());
     superblock.magic = superblock_magic;
     superblock.version = superblock_version;
-    superblock.time = pool_.time;
+    superblock.time = std::max(pool_.time, time_max_);
     superblock.trans_id = pool_.transaction_id;
     superblock.data_block_size_sectors = pool_.data_block_size_sectors;
     superblock.metadata_block_size_sectors = metadata_block_size_bytes / sector_size_bytes;

@@ -58,6 +58,17 @@ TEST(Restorer, CountsTheMappingsItself) {
     EXPECT_EQ(after->devices.at(3).details.mapped_blocks, 7U);
 }
 
+TEST(Restorer, ThePoolIsNotOlderThanItsMappings) {
+    mapping_model model;
+    model.devices[1].mappings = {{0, {10, model.pool.time + 5}}};
+    model.devices[1].details.mapped_blocks = 1;
+    const auto image = test::image_of(model);
+    ASSERT_NE(image, nullptr);
+    test::expect_clean(*image);
+    EXPECT_EQ(test::model_of(*image)->pool.time, model.pool.time + 5);
+    EXPECT_EQ(test::model_of(*image)->devices, model.devices);
+}
+
 TEST(Restorer, SharedPiecesAreWrittenOnce) {
     io::memory_device image(image_bytes);
     restorer target(image, {});
