@@ -454,7 +454,8 @@ result<std::shared_ptr<volume>> pool_directory::open_volume(std::string_view nam
     const lock_guard held(change_lock_);
     const found_volume found = UTHIN_TRY(must_find(name));
     const std::string shown = fmt::format("{}/{}", printable(directory_), printable(name));
-    if (!read_only) {
+    // Overwriting and discarding need no new metadata.
+    if (!read_only && pool_->mode() != pool_mode::out_of_metadata_space) {
         UTHIN_TRY(prepare_change("write to a volume"));
     }
     const device_id id = found.record.identity.id;
