@@ -426,6 +426,7 @@ std::string mapping_survey::describe(metadata_block where, key_span bounds) {
 }
 
 void mapping_survey::list_losses(metadata_block root, const loss_function& each) {
+    empty_listed_.clear();
     list_losses(root, {}, each);
 }
 
@@ -506,6 +507,11 @@ void mapping_survey::list_gaps(metadata_block where, const node_view& node,
     }
 }
 
+// Nodes without mappings fit everywhere: they may form loops, and be met again and again.
+bool mapping_survey::is_to_be_listed(const surveyed_child& child, metadata_block below) {
+    return child.kept || (child.readable && empty_listed_.insert(below.value()).second);
+}
+
 void mapping_survey::list_child_losses(metadata_block where, const node_view& node,
                                        const node_info& info, key_span bounds,
                                        const loss_function& each) {
@@ -518,7 +524,10 @@ void mapping_survey::list_child_losses(metadata_block where, const node_view& no
     for (std::size_t at = 0; at <= children.size(); ++at) {
         const bool at_end = at == children.size();
         const std::uint32_t stop = at_end ? node.nr_entries() : children[at].index;
-        const auto before = at_end ? std::nullopt : std::optional(children[at].slot.first);
+        std::optional<std::uint64_t> before;
+        if (!at_end) {
+            before = children[at].slot.first;
+        }
         const auto gap = span_between(after, before, bounds);
         if (index < stop && gap) {
             each({.keys = *gap,
@@ -531,7 +540,7 @@ void mapping_survey::list_child_losses(metadata_block where, const node_view& no
         }
         const surveyed_child& child = children[at];
         const metadata_block below = node.child(child.index);
-        if (child.readable) {
+        if (is_to_be_listed(child, below)) {
             list_losses(below, child.slot, each);
         } else {
             each({.keys = child.slot, .block = below, .text = describe(below, child.slot)});

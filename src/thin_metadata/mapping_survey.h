@@ -15,6 +15,7 @@
 #include <functional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/paged_array.h"
@@ -132,6 +133,7 @@ private:
                           key_span bounds, const loss_function& each);
     void list_child_losses(metadata_block where, const persistent_data::node_view& node,
                            const node_info& info, key_span bounds, const loss_function& each);
+    [[nodiscard]] bool is_to_be_listed(const surveyed_child& child, metadata_block below);
     void list_gaps(metadata_block where, const persistent_data::node_view& node,
                    const std::vector<surveyed_child>& children, key_span bounds,
                    const loss_function& each);
@@ -145,6 +147,8 @@ private:
     // The bounds by which a patched node was judged.
     std::unordered_map<std::uint64_t, key_span> clips_;
     std::vector<lost_node> lost_nodes_;
+    // Nodes without mappings whose losses were listed.
+    std::unordered_set<std::uint64_t> empty_listed_;
 };
 
 // Indexes of the longest series of ascending keys among the entries that `accept` takes.

@@ -407,7 +407,8 @@ void salvage::add_device(std::uint64_t id, const named_root* root, const named_d
         device_details& is = sent.info.details;
         is.transaction_id = std::min(is.transaction_id, report_.header.transaction_id);
         is.creation_time = std::min(is.creation_time, report_.header.time);
-        is.snapshotted_time = std::min(is.snapshotted_time, report_.header.time);
+        is.snapshotted_time =
+            std::clamp(is.snapshotted_time, is.creation_time, report_.header.time);
     } else {
         // Snapshotted now: every mapping older than this counts as shared, and is copied when it
         // is written to.

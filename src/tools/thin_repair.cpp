@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/result.h"
+#include "io/memory_device.h"
 #include "thin_metadata/restorer.h"
 #include "thin_metadata/salvage.h"
 #include "tools/thin_salvage.h"
@@ -50,8 +51,10 @@ void add_options(option_table& options, repair_line& line) {
     options.ignore_operand();
 }
 
-// Nothing is written if it is certain not to fit.
-result<void> check_room(const salvage_report& report, block_device& output) {
+// Nothing is written if it does not fit. Where that is close it is tried out in memory; an output
+// too large for this, and just too small for what is to be written, is noticed too late.
+result<void> check_room(salvage& plan, block_device& output) {
+    const salvage_report& report = plan.report();
     const std::uint64_t blocks = UTHIN_TRY(output.size_bytes()) / metadata_block_size_bytes;
     constexpr std::uint64_t data_blocks_per_block = 16320;
     constexpr std::uint64_t mappings_per_block = 252;
@@ -64,7 +67,15 @@ result<void> check_room(const salvage_report& report, block_device& output) {
                                 "has {}",
                                 needed, blocks));
     }
-    return {};
+    // Leaves that are not full, and nodes above shared ones.
+    const std::uint64_t ample = needed + needed / 8 + 64 + 4 * report.devices.size();
+    constexpr std::uint64_t tried_out_max = (256ULL << 20) / metadata_block_size_bytes;
+    if (blocks >= ample || blocks > tried_out_max) {
+        return {};
+    }
+    io::memory_device attempt(blocks * metadata_block_size_bytes);
+    thin_metadata::restorer target(attempt, {});
+    return plan.send(target, {.shared_pieces = true});
 }
 
 void tell(const repair_line& line, const salvage_report& report, bool written) {
@@ -101,7 +112,7 @@ result<void> repair(const repair_line& line) {
         tell(line, report, false);
         return fail(error_code::corrupt, "something would be lost; nothing was written");
     }
-    UTHIN_TRY(check_room(report, *output));
+    UTHIN_TRY(check_room(*plan, *output));
     thin_metadata::restorer target(*output, {});
     UTHIN_TRY(plan->send(target, {.shared_pieces = true}));
     tell(line, report, true);

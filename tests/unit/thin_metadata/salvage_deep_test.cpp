@@ -228,6 +228,22 @@ TEST_F(DeepSalvage, LosesOnlyWhatAWrongPointerShouldLeadTo) {
     }
 }
 
+// Nodes without mappings fit everywhere.
+TEST_F(DeepSalvage, EndsInALoopOfNodesWithoutMappings) {
+    const std::uint64_t first = blocks_.internal_nodes.back();
+    const std::uint64_t second = blocks_.internal_nodes.front();
+    const auto point_at = [](std::uint64_t child) {
+        return [child](node_editor& node) {
+            node.set_nr_entries(1);
+            node.set_key(0, 0);
+            node.set_child(0, metadata_block(child));
+        };
+    };
+    const damaged_block there(*device_, first, point_at(second));
+    const damaged_block back(*device_, second, point_at(first));
+    EXPECT_GT(salvaged(*device_, before_).all_missing(), 0U);
+}
+
 // ---- the superblock
 
 TEST_F(DeepSalvage, AsksForTheBlockSizeThatNobodyKnows) {
