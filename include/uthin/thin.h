@@ -4,9 +4,8 @@
 //   VO1  A request that starts after another one completed sees its effect.
 //   VO2  A write (also of zeros, also a discard) is wholly inside a snapshot or wholly outside,
 //        however many blocks it spans. Exception: one that waited for space.
-//   VO3  A block never written reads as zeros, or as the external origin if there is one; with pool_options::zero_new_blocks a block written
-//   in
-//        part reads as zeros around the part.
+//   VO3  A block never written reads as zeros, or as the external origin if there is one; around
+//        what was written in part it reads the same, with pool_options::zero_new_blocks.
 //   VO4  After flush() returned ok, every write that had completed before it was called survives a
 //        power cut: data and mapping.
 //   VO5  After changes of the volume were lost (failed commit, failed data flush) every flush and
@@ -133,9 +132,8 @@ public:
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                             zero_options options = {});
     // Unmaps the blocks that lie wholly inside the range: they read as zeros (or as the external
-    // origin again). Parts of blocks at
-    // either end keep their content. Succeeds without effect in read_only mode, as the kernel
-    // does; unsupported with discard_mode::ignore.
+    // origin again). Parts of blocks at either end keep their content. Succeeds without effect in
+    // read_only mode, as the kernel does; unsupported with discard_mode::ignore.
     [[nodiscard]] result<void> discard(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     // VO4. Writes no metadata when the volume has no change that is not durable.
     [[nodiscard]] result<void> flush();
@@ -152,10 +150,10 @@ public:
     [[nodiscard]] result<mapped_extent> map(const io_ticket& ticket, std::uint64_t offset_bytes,
                                             std::uint64_t length_bytes);
 
-    // Growing: the new part reads as a block never written. Shrinking: waits for every request in flight, then
-    // unmaps what lies beyond the end and zeroes the rest of the last block, and commits. The size
-    // itself is not stored in the metadata; the pool's catalogue keeps it. Also on a volume that is
-    // opened read-only.
+    // Growing: the new part reads as a block never written. Shrinking: waits for every request in
+    // flight, then unmaps what lies beyond the end and zeroes the rest of the last block, and
+    // commits. The size itself is not stored in the metadata; the pool's catalogue keeps it. Also
+    // on a volume that is opened read-only.
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
 
     // Blocks that the volume maps, shared ones included; those beyond its end are counted too.
