@@ -32,6 +32,7 @@ READERS = {
                                             data_beside(target), "--dest-file", target],
 }
 WRITERS = {
+    "thin_repair": lambda source, target: ["-i", source, "-o", target],
     "thin_restore": lambda source, target: ["-i", source, "-o", target],
     "thin_metadata_unpack": lambda source, target: ["-f", "-i", source, "-o", target],
     "thin_shrink": lambda source, target: ["--no-copy", "--nr-blocks", "100", "-i", source, "-o", target],
@@ -172,11 +173,12 @@ class Contract(unittest.TestCase):
 
     def test_an_output_that_is_too_small_is_left_alone(self):
         target = self.file("target", b"x" * 4096 * 9)
-        outcome = run("thin_restore", "-i", self.xml, "-o", target)
-        self.refused(outcome)
-        self.assertIn(b"Output file too small", outcome.stderr)
-        with open(target, "rb") as after:
-            self.assertEqual(after.read(), b"x" * 4096 * 9)
+        for tool, source in (("thin_restore", self.xml), ("thin_repair", self.image)):
+            outcome = run(tool, "-i", source, "-o", target)
+            self.refused(outcome)
+            self.assertIn(b"Output file too small", outcome.stderr)
+            with open(target, "rb") as after:
+                self.assertEqual(after.read(), b"x" * 4096 * 9)
 
     def test_a_reader_that_goes_away_is_no_noise(self):
         read_end, write_end = os.pipe()
