@@ -107,6 +107,9 @@ public:
         const create_snapshots_request& request) override {
         return directory_.create_snapshots(request);
     }
+    [[nodiscard]] result<diff_reply> diff(const diff_request& request) override {
+        return directory_.diff(request);
+    }
     [[nodiscard]] result<release_reply> release() override { return directory_.release(); }
     [[nodiscard]] result<std::unique_ptr<volume_data>> open_data(std::string_view name,
                                                                  bool read_only) override {

@@ -117,6 +117,7 @@ public:
     [[nodiscard]] result<std::vector<volume_info>> list();
     [[nodiscard]] result<volume_info> show(std::string_view name);
     [[nodiscard]] result<pool_report> report();
+    [[nodiscard]] result<diff_reply> diff(const diff_request& request);
 
     // ---- volumes
     [[nodiscard]] result<volume_info> create_volume(const create_volume_request& request);
@@ -161,6 +162,10 @@ private:
     void begin_reaping(device_id id) REQUIRES(change_lock_);
     [[nodiscard]] result<void> finish_reaping() REQUIRES(change_lock_);
     [[nodiscard]] result<void> prepare_change(std::string_view what) REQUIRES(change_lock_);
+
+    // Both sides of a diff and the committed state that holds them.
+    struct diff_sides;
+    [[nodiscard]] result<diff_sides> find_sides(const diff_request& request);
 
     [[nodiscard]] result<probe_result> probe(std::span<const device_id> ids);
     // With the mapped end of `id` in blocks.

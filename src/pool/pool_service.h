@@ -126,6 +126,35 @@ struct rollback_request {
     bool force = false;
 };
 
+// changed: mapped elsewhere than before; added: not mapped before; removed: not mapped any more.
+enum class change_kind : std::uint8_t { changed, added, removed };
+
+struct changed_range {
+    std::uint64_t offset_bytes = 0;
+    std::uint64_t length_bytes = 0;
+    change_kind kind = change_kind::changed;
+    bool operator==(const changed_range&) const = default;
+};
+
+struct diff_request {
+    std::string from{};  // empty: nothing, so that everything mapped is added
+    std::string to{};
+    std::uint64_t offset_bytes = 0;        // of the first byte that is asked for
+    std::uint64_t ranges_max = 64U << 10;  // also the greatest number that is given
+};
+
+// Changes of mapping, whole blocks but for the end of a volume. Ranges ascend, neighbours of one
+// kind are joined.
+struct diff_reply {
+    std::uint64_t from_size_bytes = 0;
+    std::uint64_t to_size_bytes = 0;
+    std::uint64_t block_size_bytes = 0;
+    std::vector<changed_range> ranges{};
+    // Where the next request goes on; absent: this was all.
+    std::optional<std::uint64_t> next_offset_bytes{};
+    bool operator==(const diff_reply&) const = default;
+};
+
 // A volume as the device-mapper is to be told about it.
 struct table_line {
     std::string name{};
@@ -197,6 +226,10 @@ public:
     [[nodiscard]] virtual result<volume_info> rollback_volume(const rollback_request& request) = 0;
     [[nodiscard]] virtual result<std::vector<volume_info>> create_snapshots(
         const create_snapshots_request& request) = 0;
+
+    // Costs what changed, not what is mapped. Each reply is of one instant; unsupported when the
+    // two have different external origins.
+    [[nodiscard]] virtual result<diff_reply> diff(const diff_request& request) = 0;
 
     // Finishes every deletion, and tells how the kernel would activate the pool. busy while
     // volumes are in use.

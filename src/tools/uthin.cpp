@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
     add_pool_commands(app, line);
     add_volume_commands(app, line);
     add_data_commands(app, line);
+    add_transfer_commands(app, line);
     add_serve_command(app, line);
     let_options_follow(app);
     try {

@@ -57,5 +57,6 @@ void print_volume(const command_line& line, const std::string& directory, std::s
 void add_pool_commands(CLI::App& app, command_line& line);
 void add_volume_commands(CLI::App& app, command_line& line);
 void add_data_commands(CLI::App& app, command_line& line);
+void add_transfer_commands(CLI::App& app, command_line& line);
 
 }  // namespace uthin::tools

@@ -244,6 +244,9 @@ result<std::string> control_api::route_volume(const http_request& request,
                                               const std::string& rest) {
     const std::size_t slash = rest.find('/');
     const std::string name = rest.substr(0, slash);
+    if (slash != std::string::npos && rest.substr(slash + 1) == "diff") {
+        return request.method == "GET" ? diff(request, name) : wrong_method();
+    }
     if (slash != std::string::npos) {
         return change_volume(request, name, rest.substr(slash + 1));
     }
@@ -259,6 +262,22 @@ result<std::string> control_api::route_volume(const http_request& request,
         return to_text({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}});
     }
     return wrong_method();
+}
+
+result<std::string> control_api::diff(const http_request& request, const std::string& name) {
+    UTHIN_TRY(check_query(request, {"from", "offset", "max"}));
+    diff_request wanted;
+    wanted.to = name;
+    if (const auto from = request.query.find("from"); from != request.query.end()) {
+        wanted.from = from->second;
+    }
+    if (request.query.contains("offset")) {
+        wanted.offset_bytes = UTHIN_TRY(query_number(request, "offset"));
+    }
+    if (request.query.contains("max")) {
+        wanted.ranges_max = UTHIN_TRY(query_number(request, "max"));
+    }
+    return to_text(encode(UTHIN_TRY(service_.diff(wanted))));
 }
 
 result<std::string> control_api::change_volume(const http_request& request, const std::string& name,

@@ -71,6 +71,12 @@ public:
         const create_snapshots_request& request) override {
         return decode_volumes(UTHIN_TRY(call("POST", "/v1/snapshots", encode(request))));
     }
+    result<diff_reply> diff(const diff_request& request) override {
+        return decode_diff_reply(UTHIN_TRY(
+            call("GET", UTHIN_TRY(address_of(request.to)) +
+                            fmt::format("/diff?from={}&offset={}&max={}", url_encoded(request.from),
+                                        request.offset_bytes, request.ranges_max))));
+    }
     result<release_reply> release() override {
         return decode_release_reply(UTHIN_TRY(call("POST", "/v1/pool/release")));
     }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -36,6 +37,9 @@ constexpr std::array<code_entry, 19> codes = {{
     {error_code::not_permitted, "not_permitted"},
     {error_code::failed, "failed"},
 }};
+
+// In the order of change_kind.
+constexpr std::array<std::string_view, 3> change_names = {"changed", "added", "removed"};
 
 bool fits(const json& value, const std::string&) {
     return value.is_string();
@@ -452,8 +456,60 @@ result<create_snapshots_request> decode_create_snapshots(const json& value) {
     return request;
 }
 
+json encode(const changed_range& range) {
+    return {{"offset", range.offset_bytes},
+            {"length", range.length_bytes},
+            {"kind", change_names[static_cast<std::size_t>(range.kind)]}};
+}
+
+json encode(const diff_reply& reply) {
+    json ranges = json::array();
+    for (const changed_range& range : reply.ranges) {
+        ranges.push_back(encode(range));
+    }
+    json value = {{"from_size", reply.from_size_bytes},
+                  {"to_size", reply.to_size_bytes},
+                  {"block_size", reply.block_size_bytes},
+                  {"ranges", std::move(ranges)},
+                  {"next_offset", nullptr}};
+    if (reply.next_offset_bytes) {
+        value["next_offset"] = *reply.next_offset_bytes;
+    }
+    return value;
+}
+
 json encode(const rollback_request& request) {
     return {{"to", request.to}, {"force", request.force}};
+}
+
+result<diff_reply> decode_diff_reply(const json& value) {
+    diff_reply reply;
+    field_reader fields(value);
+    fields.required("from_size", reply.from_size_bytes);
+    fields.required("to_size", reply.to_size_bytes);
+    fields.required("block_size", reply.block_size_bytes);
+    fields.optional("next_offset", reply.next_offset_bytes);
+    const json* ranges = fields.find("ranges");
+    UTHIN_TRY(fields.outcome());
+    if (ranges == nullptr || !ranges->is_array()) {
+        return fail(error_code::invalid_argument, "the field 'ranges' is missing");
+    }
+    for (const json& item : *ranges) {
+        changed_range range;
+        std::string kind;
+        field_reader of_range(item);
+        of_range.required("offset", range.offset_bytes);
+        of_range.required("length", range.length_bytes);
+        of_range.required("kind", kind);
+        UTHIN_TRY(of_range.outcome());
+        const auto named = std::ranges::find(change_names, kind);
+        if (named == change_names.end()) {
+            return fail(error_code::invalid_argument, "the field 'kind' is not known");
+        }
+        range.kind = static_cast<change_kind>(named - change_names.begin());
+        reply.ranges.push_back(range);
+    }
+    return reply;
 }
 
 result<rollback_request> decode_rollback(const json& value) {

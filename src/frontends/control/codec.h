@@ -31,6 +31,8 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const std::vector<volume_info>& volumes);  // {"volumes":[...]}
 [[nodiscard]] json encode(const check_reply& reply);
 [[nodiscard]] json encode(const release_reply& reply);
+[[nodiscard]] json encode(const diff_reply& reply);
+[[nodiscard]] json encode(const changed_range& range);
 [[nodiscard]] json encode(const grow_request& request);
 [[nodiscard]] json encode(const check_request& request);
 [[nodiscard]] json encode(const create_volume_request& request);
@@ -44,6 +46,7 @@ using json = nlohmann::json;
 [[nodiscard]] result<std::vector<volume_info>> decode_volumes(const json& value);
 [[nodiscard]] result<check_reply> decode_check_reply(const json& value);
 [[nodiscard]] result<release_reply> decode_release_reply(const json& value);
+[[nodiscard]] result<diff_reply> decode_diff_reply(const json& value);
 [[nodiscard]] result<grow_request> decode_grow(const json& value);
 [[nodiscard]] result<check_request> decode_check(const json& value);
 [[nodiscard]] result<create_volume_request> decode_create_volume(const json& value);

@@ -42,6 +42,21 @@ TEST(Codec, VolumesSurviveTheWire) {
     EXPECT_EQ(*several, (std::vector{full_volume(), volume_info{}}));
 }
 
+TEST(Codec, DiffsSurviveTheWire) {
+    diff_reply reply;
+    reply.from_size_bytes = 1;
+    reply.to_size_bytes = 1ULL << 62;
+    reply.block_size_bytes = 3;
+    reply.ranges = {
+        {4, 5, change_kind::changed}, {6, 7, change_kind::added}, {8, ~0ULL, change_kind::removed}};
+    EXPECT_EQ(decode_diff_reply(sent(encode(reply))).value(), reply);
+    reply.next_offset_bytes = 9;
+    json value = sent(encode(reply));
+    EXPECT_EQ(decode_diff_reply(value).value(), reply);
+    value["ranges"][1]["kind"] = "eaten";
+    EXPECT_FALSE(decode_diff_reply(value));
+}
+
 TEST(Codec, ReportsSurviveTheWire) {
     pool_report report;
     report.uuid = "u";
