@@ -310,6 +310,28 @@ class Shrink(DataTools):
         self.assertEqual(digest(self.data), before)
 
 
+    @unittest.skipUnless(os.path.exists(NEWER), "thin-provisioning-tools 1.1 were not fetched")
+    def test_blocks_go_where_the_original_puts_them(self):
+        for scenario in ("snap-chain-50-64k", "random-1-64k", "deletes", "many-thins-500"):
+            with self.subTest(scenario=scenario):
+                image = self.path("image")
+                packed = os.path.join(SOURCE, "tests/data/corpus", scenario, "metadata.img.zst")
+                subprocess.run(["zstd", "-dqf", packed, "-o", image], check=True)
+                used = json.loads(must("thin_check", "--json", image))["data_blocks_used"]
+                text, data = self.path("text"), self.empty("none", 1 << 40)
+                must("thin_dump", "-o", text, image)
+                lines = []
+                for folder in (BIN, NEWER):
+                    output = self.empty("output", 0)
+                    subprocess.run([os.path.join(folder, "thin_shrink"), "-i", text, "-o", output, "--data", data,
+                                    "--nr-blocks", str(used + 5), "--no-copy"], check=True, capture_output=True)
+                    with open(output, encoding="utf-8") as file:
+                        lines.append(file.read().splitlines())
+                # 1.1.0 leaves the old size in the superblock.
+                self.assertEqual(lines[0][0], re.sub(r'nr_data_blocks="\d+"', f'nr_data_blocks="{used + 5}"', lines[1][0]))
+                self.assertEqual(lines[0][1:], lines[1][1:])
+
+
 class Migrate(DataTools):
     def test_a_volume_into_a_file_with_its_holes(self):
         target = self.path("target")

@@ -19,6 +19,7 @@
 #include "thin_metadata/difference.h"
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/free_space.h"
+#include "thin_metadata/leak_repair.h"
 #include "thin_metadata/pack.h"
 #include "thin_metadata/pool_usage.h"
 #include "thin_metadata/restorer.h"
@@ -270,6 +271,42 @@ TEST(Mutants, WhatARepairMakesAlwaysChecksClean) {
     fmt::print("repaired {}\n", repaired);
     if (std::getenv("UTHIN_MUTANT") == nullptr) {
         EXPECT_GT(repaired, mutant_count() / 2);
+    }
+}
+
+// Nothing but counts that are too high, as thin_check decides it.
+bool has_only_leaks(const thin_metadata::check_report& report) {
+    std::uint64_t leaks = 0;
+    for (const auto& finding : report.findings) {
+        leaks += finding.code == thin_metadata::check_code::count_too_high ||
+                         finding.code == thin_metadata::check_code::count_beyond_end
+                     ? 1U
+                     : 0U;
+    }
+    return report.fatal == 0 && report.repairable != 0 && leaks == report.repairable;
+}
+
+TEST(Mutants, LeaksAreMendedWithoutLosingAnything) {
+    std::uint64_t mended = 0;
+    for_each_image([&](block_device& image, random_generator&) {
+        const auto report = [&image]() -> result<thin_metadata::check_report> {
+            const auto view = UTHIN_TRY(thin_metadata::open_offline(image, {}));
+            return thin_metadata::check_metadata(*view, {});
+        }();
+        if (!report || !has_only_leaks(*report)) {
+            return;
+        }
+        ++mended;
+        ASSERT_OK_AND_ASSIGN(const auto before, tables_of(image));
+        ASSERT_OK(thin_metadata::repair_leaks(image, {}));
+        ASSERT_OK_AND_ASSIGN(const bool accepted, is_accepted(image));
+        EXPECT_TRUE(accepted);
+        ASSERT_OK_AND_ASSIGN(const auto after, tables_of(image));
+        EXPECT_TRUE(before == after);
+    });
+    fmt::print("mended {}\n", mended);
+    if (std::getenv("UTHIN_MUTANT") == nullptr) {
+        EXPECT_GT(mended, 0U);
     }
 }
 
