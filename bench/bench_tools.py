@@ -65,7 +65,7 @@ def arguments(tool, image, xml, output):
         "repair": ["-i", image, "-o", output],
         "delta": ["--snap1", 1, "--snap2", 2, image],
         "ls": ["-o", "DEV,MAPPED,EXCLUSIVE,SHARED", image],
-        "rmap": ["--region", "0..500000", image],
+        "rmap": ["--region", "0..500" if "snapshots" in image.name else "0..500000", image],
     }[tool]
 
 

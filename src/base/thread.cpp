@@ -1,5 +1,6 @@
 #include "base/thread.h"
 
+#include <algorithm>
 #include <atomic>
 #include <system_error>
 
@@ -22,6 +23,10 @@ void thread::join() {
 
 void yield_thread() noexcept {
     std::this_thread::yield();
+}
+
+std::uint32_t processor_count() noexcept {
+    return std::max(std::thread::hardware_concurrency(), 1U);
 }
 
 std::uint32_t thread_number() noexcept {

@@ -31,6 +31,9 @@ private:
 // Lets another thread run, in loops that wait for a few instructions of it.
 void yield_thread() noexcept;
 
+// How many threads the machine runs at a time; at least 1.
+[[nodiscard]] std::uint32_t processor_count() noexcept;
+
 // A small number that differs between threads as far as possible; for picking shards.
 [[nodiscard]] std::uint32_t thread_number() noexcept;
 

@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "persistent_data/validator.h"
@@ -19,23 +21,32 @@ namespace uthin::persistent_data {
 class page {
 public:
     page(metadata_block where, block_kind kind)
-        : bytes_(metadata_block_size_bytes), where_(where), kind_(kind) {}
+        : own_(metadata_block_size_bytes), data_(own_.data()), where_(where), kind_(kind) {}
+    // In memory that it shares with others, which stays as long as one of them.
+    page(metadata_block where, block_kind kind, std::shared_ptr<aligned_buffer> shared,
+         std::size_t offset_bytes)
+        : shared_(std::move(shared)),
+          data_(shared_->data() + offset_bytes),
+          where_(where),
+          kind_(kind) {}
 
     [[nodiscard]] metadata_block where() const noexcept { return where_; }
     [[nodiscard]] block_kind kind() const noexcept { return kind_; }
     [[nodiscard]] const_block_bytes bytes() const noexcept {
-        return const_block_bytes(bytes_.data(), metadata_block_size_bytes);
+        return const_block_bytes(data_, metadata_block_size_bytes);
     }
     // Only before the page is shared with anybody.
     [[nodiscard]] block_bytes mutable_bytes() noexcept {
-        return block_bytes(bytes_.data(), metadata_block_size_bytes);
+        return block_bytes(data_, metadata_block_size_bytes);
     }
 
 private:
     friend class block_ref;
     friend class block_manager;
 
-    aligned_buffer bytes_;
+    aligned_buffer own_;
+    std::shared_ptr<aligned_buffer> shared_;
+    std::byte* data_;
     metadata_block where_;
     block_kind kind_;
     std::atomic<bool> recently_used_{true};
@@ -91,6 +102,9 @@ public:
     [[nodiscard]] virtual std::uint64_t block_count() const = 0;
     // A hint that these blocks are read next, in one batch.
     virtual void prefetch(std::span<const metadata_block> blocks, block_kind kind) = 0;
+    // A hint that these blocks (numbers) are going to be read once, in this order. False: the
+    // source does not make use of it, and prefetch() is worth calling.
+    virtual bool plan(std::vector<std::uint32_t> /*order*/, block_kind /*kind*/) { return false; }
 };
 
 }  // namespace uthin::persistent_data

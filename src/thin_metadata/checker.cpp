@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "thin_metadata/checker_state.h"
+#include "thin_metadata/leaf_plan.h"
 
 namespace uthin::thin_metadata {
 
@@ -66,6 +67,11 @@ result<check_report> checker::run() {
     const bool with_space_maps = has_space_maps && options_.scope == check_scope::all;
     if (with_space_maps) {
         UTHIN_TRY(read_space_maps());
+    }
+    if (options_.scope == check_scope::all) {
+        leaf_plan leaves(source_);
+        leaves.add_devices(metadata_block(superblock.data_mapping_root));
+        leaves_planned_ = leaves.announce();
     }
     UTHIN_TRY(check_trees_of(superblock, true));
     if (has_space_maps && superblock.held_root != 0) {
@@ -131,7 +137,7 @@ void checker::lose(block_use use) {
 // ------------------------------------------------------------------------------------
 
 result<std::optional<block_ref>> checker::read(metadata_block where, block_kind kind,
-                                               const std::string& lost,
+                                               const std::function<std::string()>& lost,
                                                std::optional<device_id> device) {
     ++blocks_read_;
     if (options_.progress && blocks_read_ % progress_interval_blocks == 0 &&
@@ -155,7 +161,7 @@ result<std::optional<block_ref>> checker::read(metadata_block where, block_kind 
          .space = block_space::metadata,
          .block = where.value(),
          .device = device,
-         .text = fmt::format("{}: {}", page.error().message(), lost)});
+         .text = fmt::format("{}: {}", page.error().message(), lost())});
     return std::nullopt;
 }
 
@@ -387,8 +393,9 @@ result<void> checker::check_held_root() {
         lose(block_use::superblock);
         return {};
     }
-    const auto page = UTHIN_TRY(
-        read(held, block_kind::superblock, "the metadata snapshot cannot be read; release it"));
+    const auto page = UTHIN_TRY(read(held, block_kind::superblock, [] {
+        return std::string("the metadata snapshot cannot be read; release it");
+    }));
     if (!page) {
         lose(block_use::superblock);
         return {};

@@ -42,6 +42,17 @@ void set_field(std::byte* fields, std::uint32_t index, std::uint32_t count) {
     fields[index / 4] = static_cast<std::byte>(raw | decode_count(count) << shift);
 }
 
+// The values [index, index + count) are those of one run.
+bool is_run(const persistent_data::node_view& leaf, std::uint32_t index, std::uint32_t count) {
+    const std::uint64_t first = leaf.value_u64(index);
+    const std::uint64_t step = pack_mapping(data_block(1), 0);
+    std::uint64_t differences = 0;
+    for (std::uint32_t at = 0; at < count; ++at) {
+        differences |= leaf.value_u64(index + at) ^ (first + at * step);
+    }
+    return differences == 0;
+}
+
 std::uint64_t bitmaps_for(std::uint64_t nr_blocks) {
     return nr_blocks / entries_per_bitmap + (nr_blocks % entries_per_bitmap != 0 ? 1 : 0);
 }
@@ -65,6 +76,78 @@ const index_entry* space_map_state::find_entry(std::uint64_t index) const noexce
 // ---- counts of data blocks
 // ---------------------------------------------------------------------
 
+void data_counts::cover(const space_map_state& map) {
+    map_ = &map;
+    std::uint64_t next = 0;
+    const bool is_whole = map.entries.size() == bitmaps_for(map.nr_blocks) &&
+                          std::ranges::all_of(map.entries, [&next](const index_entry& entry) {
+                              return entry.usable && entry.index == next++;
+                          });
+    if (is_whole) {
+        dense_blocks_ = map.nr_blocks;
+        dense_.resize(map.entries.size() * field_bytes);
+        dense_overflow_ = paged_array<std::uint32_t, 1024>(map.nr_blocks);
+    } else {
+        pages_.resize(map.entries.size());
+    }
+}
+
+void data_counts::count_overflow(std::uint64_t block, bool is_first) {
+    std::uint32_t& count = dense_blocks_ != 0 ? dense_overflow_[block] : overflow_[block];
+    count = is_first ? 3 : count + 1;
+}
+
+void data_counts::add_leaf(const persistent_data::node_view& leaf, data_block highest) {
+    const std::uint32_t entries = leaf.nr_entries();
+    if (highest.value() >= dense_blocks_) {
+        for (std::uint32_t index = 0; index < entries; ++index) {
+            add(mapping_block(leaf.value_u64(index)));
+        }
+        return;
+    }
+    const std::uint64_t next_mapping = pack_mapping(data_block(1), 0);
+    std::uint32_t index = 0;
+    while (index < entries) {
+        const std::uint64_t packed = leaf.value_u64(index);
+        const std::uint64_t block = mapping_block(packed).value();
+        // A whole word of a run that nobody else has: common, and the only way to be fast.
+        if (block % fields_per_word == 0 && index + fields_per_word <= entries &&
+            leaf.value_u64(index + fields_per_word - 1) ==
+                packed + (fields_per_word - 1) * next_mapping &&
+            is_run(leaf, index, fields_per_word) && take_blank_word(&dense_[block / 4])) {
+            used_ += fields_per_word;
+            index += fields_per_word;
+            continue;
+        }
+        add_dense(block);
+        ++index;
+    }
+}
+
+bool data_counts::take_blank_word(std::byte* fields) {
+    constexpr std::uint64_t all_once = 0xAAAA'AAAA'AAAA'AAAA;
+    if (load_le<std::uint64_t>(fields) != 0) {
+        return false;
+    }
+    store_le(fields, all_once);
+    return true;
+}
+
+void data_counts::add_dense(std::uint64_t block) {
+    std::byte& place = dense_[block / 4];
+    const auto shift = static_cast<std::uint32_t>(2 * (block % 4));
+    const std::uint32_t fields = static_cast<std::uint32_t>(place);
+    const std::uint32_t field = fields >> shift & 3;
+    // Encoded counts go 0 -> 2 (one) -> 1 (two) -> 3 (more, counted elsewhere).
+    constexpr std::uint32_t successors = 0b11'01'11'10;
+    const std::uint32_t change = field ^ (successors >> 2 * field & 3);
+    place = static_cast<std::byte>(fields ^ change << shift);
+    used_ += field == 0 ? 1 : 0;
+    if ((field & 1) != 0) [[unlikely]] {
+        count_overflow(block, field == 1);
+    }
+}
+
 void data_counts::add(data_block block) {
     if (map_ == nullptr) {
         return;
@@ -74,28 +157,30 @@ void data_counts::add(data_block block) {
     if (entry == nullptr || !entry->usable) {
         return;
     }
-    auto& page = pages_[static_cast<std::size_t>(entry - map_->entries.data())];
-    if (page == nullptr) {
-        page = std::make_unique<std::byte[]>(field_bytes);
+    const auto at = static_cast<std::size_t>(entry - map_->entries.data());
+    if (dense_blocks_ == 0 && pages_[at] == nullptr) {
+        pages_[at] = std::make_unique<std::byte[]>(field_bytes);
     }
+    std::byte* const page = dense_blocks_ != 0 ? &dense_[at * field_bytes] : pages_[at].get();
     const auto index = static_cast<std::uint32_t>(block.value() % entries_per_bitmap);
-    const std::uint32_t count = field_at(page.get(), index);
-    if (count == 3) {
-        ++overflow_[block.value()];
-        return;
+    const std::uint32_t count = field_at(page, index);
+    if (count >= 2) {
+        count_overflow(block.value(), count == 2);
     }
     used_ += count == 0 ? 1 : 0;
-    set_field(page.get(), index, count + 1);
-    if (count == 2) {
-        overflow_[block.value()] = 3;
-    }
+    set_field(page, index, std::min(count + 1, 3U));
 }
 
 const std::byte* data_counts::fields(const index_entry& of) const noexcept {
-    return pages_[static_cast<std::size_t>(&of - map_->entries.data())].get();
+    const auto at = static_cast<std::size_t>(&of - map_->entries.data());
+    return dense_blocks_ != 0 ? dense_.data() + at * field_bytes : pages_[at].get();
 }
 
 std::uint32_t data_counts::exact(std::uint64_t block) const {
+    if (dense_blocks_ != 0) {
+        const std::uint32_t* const count = dense_overflow_.find(block);
+        return count != nullptr ? std::max(*count, 3U) : 3;
+    }
     const auto at = overflow_.find(block);
     return at != overflow_.end() ? at->second : 3;
 }
@@ -145,8 +230,9 @@ result<void> checker::read_metadata_index(metadata_block where) {
         metadata_counts_incomplete_ = true;
         return {};
     }
-    const auto page =
-        UTHIN_TRY(read(where, block_kind::index, "lost: all counts of metadata blocks"));
+    const auto page = UTHIN_TRY(read(where, block_kind::index, [] {
+        return std::string("lost: all counts of metadata blocks");
+    }));
     if (!page) {
         metadata_counts_incomplete_ = true;
         return {};
@@ -357,10 +443,10 @@ result<void> space_map_comparison::compare_bitmap(const index_entry& entry) {
     skip_overflow_until(first_block, map_.index_complete);
     std::optional<persistent_data::block_ref> page;
     if (entry.usable) {
-        page = UTHIN_TRY(
-            check_.read(entry.bitmap, block_kind::bitmap,
-                        fmt::format("lost: counts of {} blocks {} to {}", name_of(map_.space),
-                                    first_block, first_block + valid - 1)));
+        page = UTHIN_TRY(check_.read(entry.bitmap, block_kind::bitmap, [&] {
+            return fmt::format("lost: counts of {} blocks {} to {}", name_of(map_.space),
+                               first_block, first_block + valid - 1);
+        }));
     }
     if (!page) {
         all_bitmaps_read_ = false;

@@ -82,18 +82,26 @@ struct space_map_state {
 // Counted references on data blocks, in the encoding of the bitmaps so that whole words compare.
 class data_counts {
 public:
-    void cover(const space_map_state& map) {
-        map_ = &map;
-        pages_.resize(map.entries.size());
-    }
+    void cover(const space_map_state& map);
     void add(data_block block);
+    // The same for the values of a leaf whose highest data block is `highest`.
+    void add_leaf(const persistent_data::node_view& leaf, data_block highest);
     // The fields of one bitmap; null: all zero.
     [[nodiscard]] const std::byte* fields(const index_entry& of) const noexcept;
     [[nodiscard]] std::uint32_t exact(std::uint64_t block) const;
     [[nodiscard]] std::uint64_t used() const noexcept { return used_; }
 
 private:
+    // Eight aligned bytes of fields, all of them 0: counts them once.
+    [[nodiscard]] static bool take_blank_word(std::byte* fields);
+    void add_dense(std::uint64_t block);
+    void count_overflow(std::uint64_t block, bool is_first);
+
     const space_map_state* map_ = nullptr;
+    // A space map whose index is whole, as nearly all are, has its fields in one piece.
+    std::uint64_t dense_blocks_ = 0;
+    std::vector<std::byte> dense_;
+    paged_array<std::uint32_t, 1024> dense_overflow_{0};
     std::vector<std::unique_ptr<std::byte[]>> pages_;
     std::unordered_map<std::uint64_t, std::uint32_t> overflow_;
     std::uint64_t used_ = 0;
@@ -131,8 +139,8 @@ private:
                    std::string text);
     // Absent after a finding was added; `lost` says what cannot be read now.
     [[nodiscard]] result<std::optional<persistent_data::block_ref>> read(
-        metadata_block where, persistent_data::block_kind kind, const std::string& lost,
-        std::optional<device_id> device = std::nullopt);
+        metadata_block where, persistent_data::block_kind kind,
+        const std::function<std::string()>& lost, std::optional<device_id> device = std::nullopt);
     // Notes a pointer to a block that is no tree node. False after a finding was added.
     [[nodiscard]] bool claim(metadata_block where, block_use use);
     void lose(block_use use);
@@ -164,6 +172,8 @@ private:
     [[nodiscard]] result<void> visit_top_leaf(const persistent_data::node_view& node);
     void visit_bottom_leaf(const tree_walk& walk, metadata_block where,
                            const persistent_data::node_view& node, block_info& info);
+    void visit_odd_leaf(const tree_walk& walk, metadata_block where,
+                        const persistent_data::node_view& node);
     void prefetch_values(const persistent_data::node_view& node);
     void node_finding(check_code code, const tree_walk& walk, metadata_block where,
                       key_bounds bounds, std::string_view what, std::string_view loss = "lost");
@@ -189,6 +199,7 @@ private:
     std::uint64_t blocks_read_ = 0;
     std::uint32_t pool_time_;
     paged_array<block_info> blocks_;
+    bool leaves_planned_ = false;
     std::uint64_t highest_reference_ = 0;
     // Some references could not be counted.
     bool data_counts_incomplete_ = false;

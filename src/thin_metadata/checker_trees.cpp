@@ -112,8 +112,9 @@ result<void> checker::visit_new(const tree_walk& walk, metadata_block where, key
                      fmt::format("more than {} levels", btree_depth_max));
         return {};
     }
-    const std::string lost =
-        fmt::format("{}; lost: {}", to_string(walk.use), content_text(walk, bounds));
+    const auto lost = [&] {
+        return fmt::format("{}; lost: {}", to_string(walk.use), content_text(walk, bounds));
+    };
     const auto page = UTHIN_TRY(read(where, block_kind::btree_node, lost, walk.device));
     if (!page) {
         return {};
@@ -192,7 +193,9 @@ void checker::check_node_habits(const tree_walk& walk, metadata_block where, boo
 
 result<void> checker::visit_children(const tree_walk& walk, metadata_block where, key_bounds bounds,
                                      std::uint32_t depth, const node_view& node, block_info& info) {
-    prefetch_values(node);
+    if (!leaves_planned_ || walk.use != block_use::bottom_node) {
+        prefetch_values(node);
+    }
     for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
         const key_bounds below = child_bounds(node, index, bounds);
         const block_info* child =
@@ -288,6 +291,27 @@ result<void> checker::visit_top_leaf(const node_view& node) {
 
 void checker::visit_bottom_leaf(const tree_walk& walk, metadata_block where, const node_view& node,
                                 block_info& info) {
+    const std::uint32_t count = node.nr_entries();
+    std::uint64_t highest = 0;
+    std::uint32_t time_max = 0;
+    for (std::uint32_t index = 0; index < count; ++index) {
+        const std::uint64_t packed = node.value_u64(index);
+        highest = std::max(highest, mapping_block(packed).value());
+        time_max = std::max(time_max, mapping_time(packed));
+    }
+    info.time_max = std::max(info.time_max, time_max);
+    const bool bounded = view_.has_space_maps();
+    if (time_max <= pool_time_ && (!bounded || count == 0 || highest < data_map_.nr_blocks)) {
+        if (bounded) {
+            data_counts_.add_leaf(node, data_block(highest));
+        }
+        return;
+    }
+    visit_odd_leaf(walk, where, node);
+}
+
+// One with mappings that cannot be.
+void checker::visit_odd_leaf(const tree_walk& walk, metadata_block where, const node_view& node) {
     const std::uint64_t id = walk.device.value_or(device_id()).value();
     const bool bounded = view_.has_space_maps();
     std::uint64_t beyond = 0;
@@ -296,9 +320,7 @@ void checker::visit_bottom_leaf(const tree_walk& walk, metadata_block where, con
     std::uint32_t from_future_at = 0;
     for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
         const std::uint64_t packed = node.value_u64(index);
-        const std::uint32_t time = mapping_time(packed);
-        info.time_max = std::max(info.time_max, time);
-        if (time > pool_time_ && from_future++ == 0) {
+        if (mapping_time(packed) > pool_time_ && from_future++ == 0) {
             from_future_at = index;
         }
         if (!bounded) {

@@ -21,7 +21,7 @@ public:
             open_.begin + open_.count == next.begin &&
             (!has_left || open_.left + open_.count == next.left) &&
             (!has_right || open_.right + open_.count == next.right)) {
-            ++open_.count;
+            open_.count += next.count;
             return {};
         }
         UTHIN_TRY(flush());

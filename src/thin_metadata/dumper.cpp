@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "persistent_data/btree.h"
+#include "thin_metadata/leaf_plan.h"
 #include "thin_metadata/leaf_runs.h"
 
 namespace uthin::thin_metadata {
@@ -15,6 +16,19 @@ using persistent_data::btree_cursor;
 using persistent_data::node_view;
 
 namespace {
+
+// For those who want the devices only.
+class no_sink final : public mapping_sink {
+public:
+    result<void> begin_pool(const pool_header&) override { return {}; }
+    result<void> begin_shared(std::string_view) override { return {}; }
+    result<void> end_shared() override { return {}; }
+    result<void> begin_device(const thin_device_info&) override { return {}; }
+    result<void> run(const mapping_run&) override { return {}; }
+    result<void> reference(std::string_view) override { return {}; }
+    result<void> end_device() override { return {}; }
+    result<void> end_pool() override { return {}; }
+};
 
 class dumper {
 public:
@@ -35,6 +49,7 @@ public:
     }
 
     [[nodiscard]] result<void> run(const pool_header& header);
+    [[nodiscard]] result<std::vector<dump_device>> list();
 
 private:
     using device_function =
@@ -45,6 +60,7 @@ private:
     [[nodiscard]] result<void> for_each_wanted(btree_cursor& details, btree_cursor& top,
                                                const device_function& each);
     [[nodiscard]] result<void> find_shared_leaves();
+    [[nodiscard]] result<void> plan_leaves();
     [[nodiscard]] result<void> send_shared_pieces();
     [[nodiscard]] result<void> send_mappings(metadata_block root);
     [[nodiscard]] result<void> send_mappings_or_references(metadata_block root);
@@ -61,6 +77,7 @@ private:
     std::vector<device_id> wanted_;
     run_joiner joiner_;
     std::optional<leaf_runs> runs_;
+    bool is_planned_ = false;
 };
 
 thin_device_info device_info(std::uint64_t id, const std::byte* value) {
@@ -83,6 +100,7 @@ result<void> dumper::run(const pool_header& header) {
     UTHIN_TRY(sink_.begin_pool(header));
     if (options_.shared_pieces && !options_.skip_mappings) {
         UTHIN_TRY(find_shared_leaves());
+        UTHIN_TRY(plan_leaves());
         UTHIN_TRY(send_shared_pieces());
     }
     UTHIN_TRY(for_each_device(
@@ -163,21 +181,54 @@ result<void> dumper::for_each_wanted(btree_cursor& details, btree_cursor& top,
     return {};
 }
 
-result<void> dumper::find_shared_leaves() {
-    leaf_runs& runs = runs_.emplace(source_.block_count());
-    return for_each_device(
-        [&](const thin_device_info& device, metadata_block root) -> result<void> {
-            runs.begin_device();
-            UTHIN_TRY_CTX(
-                list_leaves(source_, root, nullptr,
-                            [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
-                                runs.add(leaf);
-                                return {};
-                            }),
-                fmt::format("device {}", device.id.value()));
-            runs.end_device();
+result<std::vector<dump_device>> dumper::list() {
+    std::vector<dump_device> devices;
+    UTHIN_TRY(for_each_device(
+        [&devices](const thin_device_info& device, metadata_block root) -> result<void> {
+            devices.push_back({device, root});
             return {};
-        });
+        }));
+    return devices;
+}
+
+result<void> dumper::find_shared_leaves() {
+    const std::vector<dump_device> devices = UTHIN_TRY(list());
+    leaf_runs& runs = runs_.emplace(source_.block_count());
+    for (std::size_t at = 0; at < devices.size(); ++at) {
+        prefetch_roots(source_, devices, at);
+        runs.begin_device();
+        UTHIN_TRY_CTX(
+            list_leaves(source_, devices[at].root, nullptr,
+                        [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                            runs.add(leaf);
+                            return {};
+                        }),
+            fmt::format("device {}", devices[at].info.id.value()));
+        runs.end_device();
+    }
+    return {};
+}
+
+// In the order in which they are going to be sent.
+result<void> dumper::plan_leaves() {
+    leaf_plan plan(source_);
+    for (auto head = runs_->find_shared_run(metadata_block(0)); head;
+         head = runs_->find_shared_run(*head + 1)) {
+        for (std::optional<metadata_block> leaf = head; leaf; leaf = runs_->next_in_run(*leaf)) {
+            plan.add_leaf(*leaf);
+        }
+    }
+    UTHIN_TRY(for_each_device([&](const thin_device_info&, metadata_block root) -> result<void> {
+        return list_leaves(source_, root, nullptr,
+                           [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                               if (!runs_->is_shared(leaf)) {
+                                   plan.add_leaf(leaf);
+                               }
+                               return {};
+                           });
+    }));
+    is_planned_ = plan.announce();
+    return {};
 }
 
 // Whether the keys also lie in the bounds of each parent shows when the devices are sent.
@@ -199,8 +250,16 @@ result<void> dumper::send_shared_pieces() {
 }
 
 result<void> dumper::send_mappings(metadata_block root) {
+    leaf_plan plan(source_);
+    UTHIN_TRY(
+        list_leaves(source_, root, nullptr,
+                    [&plan](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                        plan.add_leaf(leaf);
+                        return {};
+                    }));
+    const bool planned = plan.announce();
     UTHIN_TRY(list_leaves(
-        source_, root, [](metadata_block) { return true; },
+        source_, root, [planned](metadata_block) { return !planned; },
         [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
             (void)UTHIN_TRY(send_leaf(leaf, first, last));
             return {};
@@ -210,7 +269,8 @@ result<void> dumper::send_mappings(metadata_block root) {
 
 result<void> dumper::send_mappings_or_references(metadata_block root) {
     UTHIN_TRY(list_leaves(
-        source_, root, [this](metadata_block leaf) { return !runs_->is_shared(leaf); },
+        source_, root,
+        [this](metadata_block leaf) { return !is_planned_ && !runs_->is_shared(leaf); },
         [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {
             if (!runs_->is_shared(leaf)) {
                 (void)UTHIN_TRY(send_leaf(leaf, first, last));
@@ -240,17 +300,27 @@ result<std::pair<std::uint64_t, std::uint64_t>> dumper::send_leaf(metadata_block
     if (node.nr_entries() == 0) {
         return std::pair<std::uint64_t, std::uint64_t>(1, 0);
     }
-    for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
-        const std::uint64_t packed = node.value_u64(index);
-        UTHIN_TRY(joiner_.add({.begin = virtual_block(node.key(index)),
-                               .data_begin = mapping_block(packed),
-                               .count = 1,
-                               .time = mapping_time(packed)}));
+    for (std::uint32_t index = 0; index < node.nr_entries();) {
+        const mapping_run run = run_at(node, index);
+        UTHIN_TRY(joiner_.add(run));
+        index += static_cast<std::uint32_t>(run.count);
     }
     return std::pair(node.key(0), node.key(node.nr_entries() - 1));
 }
 
 }  // namespace
+
+void prefetch_roots(block_source& source, std::span<const dump_device> devices, std::size_t at) {
+    constexpr std::size_t batch = 256;
+    if (at % batch != 0) {
+        return;
+    }
+    std::vector<metadata_block> roots;
+    for (const dump_device& device : devices.subspan(at, std::min(batch, devices.size() - at))) {
+        roots.push_back(device.root);
+    }
+    source.prefetch(roots, persistent_data::block_kind::btree_node);
+}
 
 pool_header pool_header_of(const disk_superblock& superblock) {
     return {.time = superblock.time,
@@ -259,6 +329,12 @@ pool_header pool_header_of(const disk_superblock& superblock) {
             .version = superblock.version,
             .data_block_size_sectors = superblock.data_block_size_sectors,
             .data_blocks = superblock.data_sm_root.nr_blocks};
+}
+
+result<std::vector<dump_device>> list_devices(metadata_view& view) {
+    no_sink nothing;
+    const dump_options options;
+    return dumper(view.source(), &view.superblock(), {}, nothing, options).list();
 }
 
 result<void> dump_metadata(metadata_view& view, mapping_sink& sink, const dump_options& options) {

@@ -42,6 +42,13 @@ struct dump_device {
                                         std::span<const dump_device> devices, mapping_sink& sink,
                                         const dump_options& options);
 
+// All devices of a pool with their trees, ascending. corrupt when the two trees name different
+// ones.
+[[nodiscard]] result<std::vector<dump_device>> list_devices(metadata_view& view);
+// Before `devices[at]` is looked at, for each `at` in turn: reads roots in batches.
+void prefetch_roots(persistent_data::block_source& source, std::span<const dump_device> devices,
+                    std::size_t at);
+
 // The header that dump_metadata sends.
 [[nodiscard]] pool_header pool_header_of(const disk_superblock& superblock);
 

@@ -16,6 +16,8 @@
 #include "base/paged_array.h"
 #include "persistent_data/block_source.h"
 #include "persistent_data/btree_node.h"
+#include "thin_metadata/superblock.h"
+#include "uthin/metadata.h"
 
 namespace uthin::thin_metadata {
 
@@ -32,6 +34,24 @@ using leaf_choice = std::function<bool(metadata_block leaf)>;
 [[nodiscard]] result<persistent_data::block_ref> read_mapping_leaf(
     persistent_data::block_source& source, metadata_block leaf, std::uint64_t first,
     std::uint64_t last);
+
+// The run of a mapping leaf that begins with this entry.
+[[nodiscard]] inline mapping_run run_at(const persistent_data::node_view& leaf,
+                                        std::uint32_t index) noexcept {
+    const std::uint64_t step = pack_mapping(data_block(1), 0);
+    const std::uint32_t count = leaf.nr_entries();
+    const std::uint64_t key = leaf.key(index);
+    const std::uint64_t packed = leaf.value_u64(index);
+    std::uint32_t length = 1;
+    while (index + length < count && leaf.key(index + length) == key + length &&
+           leaf.value_u64(index + length) == packed + length * step) {
+        ++length;
+    }
+    return {.begin = virtual_block(key),
+            .data_begin = mapping_block(packed),
+            .count = length,
+            .time = mapping_time(packed)};
+}
 
 class leaf_runs {
 public:

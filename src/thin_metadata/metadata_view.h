@@ -31,7 +31,7 @@ public:
 };
 
 struct offline_options {
-    std::uint64_t cache_bytes = 32ULL << 20;
+    std::uint64_t cache_bytes = 8ULL << 20;
     // Follow the held root of block 0. not_found when none is held.
     bool metadata_snapshot = false;
     // Take this superblock instead of block 0's, for repair by hand.

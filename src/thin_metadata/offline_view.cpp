@@ -3,22 +3,69 @@
 #include <fmt/format.h>
 
 #include "base/aligned_buffer.h"
+#include "base/mutex.h"
 #include "persistent_data/block_manager.h"
+#include "persistent_data/read_ahead.h"
 #include "thin_metadata/metadata_view.h"
 
 namespace uthin::thin_metadata {
 
 using persistent_data::block_kind;
 using persistent_data::block_manager;
+using persistent_data::block_ref;
 
 namespace {
+
+// A small cache, and the one plan of blocks to read ahead that was announced last.
+class image_source final : public persistent_data::block_source {
+public:
+    image_source(block_device& device, std::uint64_t block_count, std::uint64_t cache_blocks)
+        : device_(device), blocks_(device, block_count, cache_blocks) {
+        blocks_.set_read_only(true);
+    }
+
+    [[nodiscard]] result<block_ref> read(metadata_block where, block_kind kind) override {
+        if (kind == planned_kind) {
+            const lock_guard held(lock_);
+            if (ahead_ != nullptr) {
+                if (block_ref found = ahead_->take(where)) {
+                    return found;
+                }
+            }
+        }
+        return blocks_.read(where, kind);
+    }
+    [[nodiscard]] result<block_ref> read_uncached(metadata_block where, block_kind kind) {
+        return blocks_.read_uncached(where, kind);
+    }
+    [[nodiscard]] std::uint64_t block_count() const override { return blocks_.block_count(); }
+    void prefetch(std::span<const metadata_block> blocks, block_kind kind) override {
+        blocks_.prefetch(blocks, kind);
+    }
+    bool plan(std::vector<std::uint32_t> order, block_kind kind) override {
+        if (kind != planned_kind) {
+            return false;
+        }
+        const lock_guard held(lock_);
+        ahead_.reset();
+        ahead_ = std::make_unique<persistent_data::read_ahead>(device_, block_count(),
+                                                               std::move(order), kind);
+        return true;
+    }
+
+private:
+    static constexpr block_kind planned_kind = block_kind::btree_node;
+
+    block_device& device_;
+    block_manager blocks_;
+    mutex lock_;
+    std::unique_ptr<persistent_data::read_ahead> ahead_ GUARDED_BY(lock_);
+};
 
 class offline_view final : public metadata_view {
 public:
     offline_view(block_device& device, std::uint64_t block_count, std::uint64_t cache_blocks)
-        : blocks_(device, block_count, cache_blocks) {
-        blocks_.set_read_only(true);
-    }
+        : blocks_(device, block_count, cache_blocks) {}
 
     [[nodiscard]] persistent_data::block_source& source() override { return blocks_; }
     [[nodiscard]] const disk_superblock& superblock() const override { return superblock_; }
@@ -29,7 +76,7 @@ public:
     [[nodiscard]] result<void> follow_held_root();
 
 private:
-    block_manager blocks_;
+    image_source blocks_;
     disk_superblock superblock_;
     bool is_snapshot_ = false;
 };

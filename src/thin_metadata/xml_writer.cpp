@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "thin_metadata/text_line.h"
+
 namespace uthin::thin_metadata {
 
 namespace {
@@ -30,8 +32,12 @@ result<void> text_writer::write(std::string_view text) {
 }
 
 result<void> text_writer::flush() {
-    const std::string text = std::exchange(buffer_, {});
-    return text.empty() ? result<void>() : output_(text);
+    if (buffer_.empty()) {
+        return {};
+    }
+    result<void> outcome = output_(buffer_);
+    buffer_.clear();
+    return outcome;
 }
 
 result<void> text_writer::check_shared_allowed() const {
@@ -78,16 +84,16 @@ result<void> xml_writer::begin_device(const thin_device_info& device) {
 }
 
 result<void> xml_writer::run(const mapping_run& run) {
+    text_line text;
     if (run.count == 1) {
-        return write(
-            fmt::format(R"(    <single_mapping origin_block="{}" data_block="{}" time="{}"/>)"
-                        "\n",
-                        run.begin.value(), run.data_begin.value(), run.time));
+        text.add("    <single_mapping origin_block=\"").add(run.begin.value());
+        text.add("\" data_block=\"").add(run.data_begin.value());
+    } else {
+        text.add("    <range_mapping origin_begin=\"").add(run.begin.value());
+        text.add("\" data_begin=\"").add(run.data_begin.value());
+        text.add("\" length=\"").add(run.count);
     }
-    return write(fmt::format(
-        R"(    <range_mapping origin_begin="{}" data_begin="{}" length="{}" time="{}"/>)"
-        "\n",
-        run.begin.value(), run.data_begin.value(), run.count, run.time));
+    return write(text.add("\" time=\"").add(run.time).add("\"/>\n").text());
 }
 
 result<void> xml_writer::reference(std::string_view name) {

@@ -3,6 +3,7 @@
 
 #include "base/result.h"
 #include "thin_metadata/pool_usage.h"
+#include "thin_metadata/text_line.h"
 #include "tools/thin_tool.h"
 
 namespace uthin::tools {
@@ -31,10 +32,11 @@ result<void> print_reverse_map(const std::string& input, const region_list& regi
     const input_metadata opened = UTHIN_TRY(open_metadata_view(input, false));
     text_file target;
     for (const auto& run : UTHIN_TRY(thin_metadata::reverse_mappings(*opened.view, regions))) {
-        UTHIN_TRY(
-            target.write(fmt::format("data {}..{} -> thin({}) {}..{}\n", run.data_begin.value(),
-                                     (run.data_begin + run.count).value(), run.device.value(),
-                                     run.begin.value(), (run.begin + run.count).value())));
+        thin_metadata::text_line line;
+        line.add("data ").add(run.data_begin.value()).add("..");
+        line.add((run.data_begin + run.count).value()).add(" -> thin(");
+        line.add(run.device.value()).add(") ").add(run.begin.value()).add("..");
+        UTHIN_TRY(target.write(line.add((run.begin + run.count).value()).add("\n").text()));
     }
     return target.close();
 }

@@ -1,0 +1,132 @@
+#include "persistent_data/read_ahead.h"
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <utility>
+
+namespace uthin::persistent_data {
+
+read_ahead::read_ahead(block_device& device, std::uint64_t block_count,
+                       std::vector<std::uint32_t> order, block_kind kind)
+    : device_(device), block_count_(block_count), order_(std::move(order)), kind_(kind) {
+    const std::uint32_t wanted =
+        order_.size() < threaded_blocks_min ? 0 : std::min(processor_count(), threads_max);
+    windows_.resize(std::size_t{2} * wanted + 2);
+    for (std::uint32_t count = 0; count < wanted; ++count) {
+        auto worker = std::make_unique<thread>();
+        if (!worker->start([this] { work(); })) {
+            break;
+        }
+        threads_.push_back(std::move(worker));
+    }
+}
+
+read_ahead::~read_ahead() {
+    {
+        const lock_guard held(lock_);
+        stopping_ = true;
+        changed_.notify_all();
+    }
+    threads_.clear();
+}
+
+void read_ahead::work() {
+    lock_.lock();
+    while (!stopping_ && next_window_ < window_count()) {
+        if (next_window_ >= first_window_ + windows_.size()) {
+            changed_.wait(lock_);
+            continue;
+        }
+        const std::size_t index = next_window_++;
+        window& into = windows_[index % windows_.size()];
+        lock_.unlock();
+        load(index, into);
+        lock_.lock();
+        into.ready = true;
+        changed_.notify_all();
+    }
+    lock_.unlock();
+}
+
+void read_ahead::load(std::size_t index, window& into) {
+    const std::size_t begin = index * window_blocks;
+    const std::size_t count = std::min(window_blocks, order_.size() - begin);
+    const std::span<const std::uint32_t> wanted = std::span(order_).subspan(begin, count);
+    // Pages that somebody still holds keep their memory.
+    into.pages.clear();
+    if (into.memory != nullptr && into.memory.use_count() == 1) {
+        // Pairs with the release of the last page: its reader has finished.
+        std::atomic_thread_fence(std::memory_order_acquire);
+    } else {
+        into.memory = std::make_shared<aligned_buffer>(window_blocks * metadata_block_size_bytes);
+    }
+    std::vector<std::uint32_t> by_block(count);
+    std::iota(by_block.begin(), by_block.end(), 0U);
+    std::ranges::sort(by_block, {}, [&](std::uint32_t at) { return wanted[at]; });
+    std::vector<io_op> pieces;
+    std::size_t slot = 0;
+    for (; slot < count && wanted[by_block[slot]] < block_count_; ++slot) {
+        const std::uint64_t offset_bytes =
+            std::uint64_t{wanted[by_block[slot]]} * metadata_block_size_bytes;
+        const std::span<std::byte> place = into.memory->span().subspan(
+            slot * metadata_block_size_bytes, metadata_block_size_bytes);
+        if (!pieces.empty() &&
+            pieces.back().offset_bytes + pieces.back().buffer_bytes.size() == offset_bytes) {
+            std::span<std::byte>& last = pieces.back().buffer_bytes;
+            last = std::span(last.data(), last.size() + place.size());
+        } else {
+            pieces.push_back({io_kind::read, offset_bytes, place});
+        }
+    }
+    into.pages.resize(count);
+    if (pieces.empty() || !device_.run(pieces)) {
+        return;
+    }
+    for (std::size_t done = 0; done < slot; ++done) {
+        const metadata_block where(wanted[by_block[done]]);
+        const std::size_t offset_bytes = done * metadata_block_size_bytes;
+        const const_block_bytes bytes(into.memory->data() + offset_bytes,
+                                      metadata_block_size_bytes);
+        if (check_block(kind_, where, bytes)) {
+            into.pages[by_block[done]] =
+                block_ref(new page(where, kind_, into.memory, offset_bytes));
+        }
+    }
+}
+
+block_ref read_ahead::take(metadata_block where) {
+    const std::size_t end = std::min(at_ + look_ahead_blocks, order_.size());
+    std::size_t found = at_;
+    while (found < end && order_[found] != where.value()) {
+        ++found;
+    }
+    if (found == end) {
+        return {};
+    }
+    const std::size_t index = found / window_blocks;
+    window& from = windows_[index % windows_.size()];
+    const lock_guard held(lock_);
+    if (first_window_ != index) {
+        for (; first_window_ != index; ++first_window_) {
+            window& passed = windows_[first_window_ % windows_.size()];
+            while (!threads_.empty() && !passed.ready) {
+                changed_.wait(lock_);
+            }
+            passed.ready = false;
+            passed.pages.clear();
+        }
+        changed_.notify_all();
+    }
+    if (threads_.empty() && !from.ready) {
+        load(index, from);
+        from.ready = true;
+    }
+    while (!from.ready) {
+        changed_.wait(lock_);
+    }
+    at_ = found + 1;
+    return std::exchange(from.pages[found % window_blocks], {});
+}
+
+}  // namespace uthin::persistent_data
