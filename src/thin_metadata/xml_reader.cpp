@@ -1,14 +1,10 @@
 #include "thin_metadata/xml_reader.h"
 
-#include <expat.h>
-
 #include <algorithm>
+#include <array>
 #include <charconv>
-#include <cstring>
 #include <initializer_list>
 #include <map>
-#include <memory>
-#include <new>
 #include <set>
 #include <string>
 
@@ -20,7 +16,6 @@ namespace uthin::thin_metadata {
 
 namespace {
 
-constexpr int chunk_bytes = 64 << 10;
 constexpr std::size_t shown_bytes_max = 60;
 
 // Foreign text within a message: one line, not too long.
@@ -36,28 +31,33 @@ std::unexpected<error> invalid(std::string message) {
     return fail(error_code::invalid_argument, std::move(message));
 }
 
-// The attributes of one element.
+// The attributes of one element. They nearly always come in the order in which they are asked for.
 class attribute_list {
 public:
-    attribute_list(std::string_view element, const char** pairs) noexcept
-        : element_(element), pairs_(pairs) {}
+    attribute_list(std::string_view element, std::span<const xml_scanner::attribute> given) noexcept
+        : element_(element), given_(given) {}
 
     [[nodiscard]] result<void> expect_only(std::initializer_list<std::string_view> known) const {
-        for (const char** pair = pairs_; *pair != nullptr; pair += 2) {
-            if (std::find(known.begin(), known.end(), std::string_view(*pair)) == known.end()) {
-                return invalid(
-                    fmt::format("<{}> has the unknown attribute '{}'", element_, shown(*pair)));
+        const auto* expected = known.begin();
+        for (const auto& [name, value] : given_) {
+            if (expected == known.end() || *expected != name) {
+                expected = std::find(known.begin(), known.end(), name);
             }
+            if (expected == known.end()) {
+                return invalid(
+                    fmt::format("<{}> has the unknown attribute '{}'", element_, shown(name)));
+            }
+            ++expected;
         }
         return {};
     }
     [[nodiscard]] bool has(std::string_view name) const noexcept { return find(name) != nullptr; }
     [[nodiscard]] result<std::string_view> text(std::string_view name) const {
-        const char* value = find(name);
+        const std::string_view* const value = find(name);
         if (value == nullptr) {
             return invalid(fmt::format("<{}> lacks the attribute '{}'", element_, name));
         }
-        return std::string_view(value);
+        return *value;
     }
     // Decimal digits only.
     [[nodiscard]] result<std::uint64_t> number(std::string_view name, std::uint64_t most) const {
@@ -77,44 +77,40 @@ public:
     }
 
 private:
-    [[nodiscard]] const char* find(std::string_view name) const noexcept {
-        for (const char** pair = pairs_; *pair != nullptr; pair += 2) {
-            if (name == *pair) {
-                return pair[1];
+    [[nodiscard]] const std::string_view* find(std::string_view name) const noexcept {
+        for (std::size_t tries = 0; tries < given_.size(); ++tries) {
+            next_ = next_ < given_.size() ? next_ : 0;
+            const auto& [known, value] = given_[next_++];
+            if (known == name) {
+                return &value;
             }
         }
         return nullptr;
     }
 
     std::string_view element_;
-    const char** pairs_;
+    std::span<const xml_scanner::attribute> given_;
+    mutable std::size_t next_ = 0;  // where the search begins
 };
 
 class reader {
 public:
-    reader(mapping_sink& sink, const xml_read_options& options) : sink_(sink), options_(options) {}
+    reader(const text_input& input, mapping_sink& sink, const xml_read_options& options)
+        : text_(input), sink_(sink), options_(options) {}
 
-    [[nodiscard]] result<void> read(const text_input& input);
+    [[nodiscard]] result<void> read();
 
 private:
     enum class place : std::uint8_t { before, pool, shared, device, mapping, after };
-    struct free_parser {
-        void operator()(XML_ParserStruct* parser) const noexcept { XML_ParserFree(parser); }
-    };
     // The virtual blocks of a shared piece; empty: end == 0.
     struct extent {
         std::uint64_t begin = 0;
         std::uint64_t end = 0;
     };
 
-    static void on_start(void* self, const char* name, const char** pairs);
-    static void on_end(void* self, const char* name);
-    static void on_text(void* self, const char* text, int length);
-    static void on_doctype(void* self, const char*, const char*, const char*, int);
-    template <class Action>
-    void guard(Action&& action) noexcept;
-
-    [[nodiscard]] result<void> start(std::string_view name, const char** pairs);
+    [[nodiscard]] result<bool> take_mapping();
+    [[nodiscard]] result<void> handle(xml_scanner::token found);
+    [[nodiscard]] result<void> start();
     [[nodiscard]] result<void> start_pool(const attribute_list& given);
     [[nodiscard]] result<void> start_shared(const attribute_list& given);
     [[nodiscard]] result<void> start_device(const attribute_list& given);
@@ -126,12 +122,10 @@ private:
     [[nodiscard]] result<void> end();
     // Errors of the text get their position; those of the sink pass as they are.
     [[nodiscard]] result<void> send(result<void> outcome);
-    [[nodiscard]] error positioned(error at_fault) const;
 
+    xml_scanner text_;
     mapping_sink& sink_;
     const xml_read_options& options_;
-    std::unique_ptr<XML_ParserStruct, free_parser> parser_;
-    std::optional<error> failure_;
     bool failed_in_sink_ = false;
     place place_ = place::before;
     place mapping_parent_ = place::device;
@@ -142,99 +136,78 @@ private:
     std::set<std::uint32_t> devices_;
 };
 
-error reader::positioned(error at_fault) const {
-    return std::move(at_fault).with_context(
-        fmt::format("line {}, column {}", XML_GetCurrentLineNumber(parser_.get()),
-                    XML_GetCurrentColumnNumber(parser_.get()) + 1));
-}
-
 result<void> reader::send(result<void> outcome) {
     failed_in_sink_ = !outcome;
     return outcome;
 }
 
-// The parser is C code: no exception may pass through it.
-template <class Action>
-void reader::guard(Action&& action) noexcept {
-    if (failure_) {
-        return;
+// Mappings as every thin_dump writes them. False: the next element is something else.
+result<bool> reader::take_mapping() {
+    static constexpr std::array<std::string_view, 4> single = {
+        "<single_mapping origin_block=\"", "\" data_block=\"", "\" time=\"", "\"/>"};
+    static constexpr std::array<std::string_view, 5> several = {
+        "<range_mapping origin_begin=\"", "\" data_begin=\"", "\" length=\"", "\" time=\"", "\"/>"};
+    std::array<std::uint64_t, 4> numbers{};
+    std::uint64_t count = 1;
+    std::size_t length = text_.match(single, std::span(numbers).first(3));
+    std::uint64_t time = numbers[2];
+    if (length == 0) {
+        length = text_.match(several, numbers);
+        count = numbers[2];
+        time = numbers[3];
     }
-    try {
-        result<void> outcome = action();
-        if (!outcome) {
-            failure_ = failed_in_sink_ ? std::move(outcome).error()
-                                       : positioned(std::move(outcome).error());
-        }
-    } catch (const std::bad_alloc&) {
-        failure_.emplace(error_code::out_of_memory, std::string());
+    if (length == 0 || time >= time_limit) {
+        return false;
     }
-    if (failure_) {
-        XML_StopParser(parser_.get(), XML_FALSE);
-    }
+    text_.pass(length);
+    UTHIN_TRY(add_run(numbers[0], numbers[1], count, static_cast<std::uint32_t>(time)));
+    place_ = mapping_parent_;
+    return true;
 }
 
-void reader::on_start(void* self, const char* name, const char** pairs) {
-    auto* at = static_cast<reader*>(self);
-    at->guard([&] { return at->start(name, pairs); });
-}
-
-void reader::on_end(void* self, const char* /*name*/) {
-    auto* at = static_cast<reader*>(self);
-    at->guard([&] { return at->end(); });
-}
-
-void reader::on_text(void* self, const char* text, int length) {
-    auto* at = static_cast<reader*>(self);
-    at->guard([&]() -> result<void> {
-        const std::string_view all(text, static_cast<std::size_t>(length));
-        const std::size_t word = all.find_first_not_of(" \t\r\n");
-        if (word != std::string_view::npos) {
-            return invalid(fmt::format("text '{}' between elements", shown(all.substr(word))));
+result<void> reader::read() {
+    while (true) {
+        if (place_ == place::device || place_ == place::shared) {
+            const auto taken = take_mapping();
+            if (!taken) {
+                return failed_in_sink_
+                           ? std::unexpected(taken.error())
+                           : std::unexpected(error(taken.error()).with_context(text_.position()));
+            }
+            if (*taken) {
+                continue;
+            }
         }
-        return {};
-    });
-}
-
-void reader::on_doctype(void* self, const char*, const char*, const char*, int) {
-    auto* at = static_cast<reader*>(self);
-    at->guard([&] { return result<void>(invalid("a document type is not allowed here")); });
-}
-
-result<void> reader::read(const text_input& input) {
-    parser_.reset(XML_ParserCreate(nullptr));
-    if (parser_ == nullptr) {
-        return fail(error_code::out_of_memory, "XML parser");
-    }
-    XML_SetUserData(parser_.get(), this);
-    XML_SetElementHandler(parser_.get(), on_start, on_end);
-    XML_SetCharacterDataHandler(parser_.get(), on_text);
-    XML_SetStartDoctypeDeclHandler(parser_.get(), on_doctype);
-    bool is_last = false;
-    while (!is_last) {
-        auto* buffer = static_cast<char*>(XML_GetBuffer(parser_.get(), chunk_bytes));
-        if (buffer == nullptr) {
-            return fail(error_code::out_of_memory, "XML parser");
+        const auto found = text_.next();
+        if (!found) {
+            const bool is_ours = found.error().code() == error_code::invalid_argument;
+            return is_ours ? std::unexpected(error(found.error()).with_context(text_.position()))
+                           : std::unexpected(found.error());
         }
-        const std::size_t got = UTHIN_TRY(input(std::span<char>(buffer, chunk_bytes)));
-        is_last = got == 0;
-        const XML_Status status =
-            XML_ParseBuffer(parser_.get(), static_cast<int>(got), is_last ? XML_TRUE : XML_FALSE);
-        if (failure_) {
-            return std::unexpected(std::move(*failure_));
+        result<void> outcome = handle(*found);
+        if (!outcome && !failed_in_sink_) {
+            return std::unexpected(std::move(outcome).error().with_context(text_.position()));
         }
-        if (status != XML_STATUS_OK) {
-            return std::unexpected(
-                positioned(error(error_code::invalid_argument,
-                                 is_last && place_ != place::after
-                                     ? "the text ends before </superblock>"
-                                     : XML_ErrorString(XML_GetErrorCode(parser_.get())))));
+        if (!outcome || *found == xml_scanner::token::over) {
+            return outcome;
         }
     }
-    return {};
 }
 
-result<void> reader::start(std::string_view name, const char** pairs) {
-    const attribute_list given(name, pairs);
+result<void> reader::handle(xml_scanner::token found) {
+    switch (found) {
+        case xml_scanner::token::start: return start();
+        case xml_scanner::token::end: return end();
+        case xml_scanner::token::text:
+            return invalid(fmt::format("text '{}' between elements", shown(text_.name())));
+        case xml_scanner::token::over: break;
+    }
+    return place_ == place::after ? result<void>() : invalid("the text ends before </superblock>");
+}
+
+result<void> reader::start() {
+    const std::string_view name = text_.name();
+    const attribute_list given(name, text_.attributes());
     if (place_ == place::before && name == "superblock") {
         return start_pool(given);
     }
@@ -374,7 +347,7 @@ result<void> reader::add_run(std::uint64_t begin, std::uint64_t data_begin, std:
                            .time = time}));
 }
 
-// The parser itself sees to it that tags match.
+// The scanner sees to it that tags match.
 result<void> reader::end() {
     switch (place_) {
         case place::mapping: place_ = mapping_parent_; return {};
@@ -391,7 +364,7 @@ result<void> reader::end() {
 
 result<void> read_xml(const text_input& input, mapping_sink& sink,
                       const xml_read_options& options) {
-    return reader(sink, options).read(input);
+    return reader(input, sink, options).read();
 }
 
 }  // namespace uthin::thin_metadata

@@ -10,16 +10,13 @@
 // Source    Output of thin_dump 0.9.0 and 1.1.0.
 #pragma once
 
-#include <cstddef>
-#include <functional>
-#include <span>
+#include <cstdint>
+#include <optional>
 
 #include "thin_metadata/mapping_stream.h"
+#include "thin_metadata/xml_scanner.h"
 
 namespace uthin::thin_metadata {
-
-// Fills the buffer, in part or whole; 0 bytes: the end.
-using text_input = std::function<result<std::size_t>(std::span<char> buffer)>;
 
 struct xml_read_options {
     // In place of the superblock's nr_data_blocks, which is 0 in the dump of a metadata snapshot.
