@@ -62,6 +62,7 @@ private:
     [[nodiscard]] result<void> find_shared_leaves();
     [[nodiscard]] result<void> plan_leaves();
     [[nodiscard]] result<void> send_shared_pieces();
+    void prefetch_run(metadata_block leaf);
     [[nodiscard]] result<void> send_mappings(metadata_block root);
     [[nodiscard]] result<void> send_mappings_or_references(metadata_block root);
     // Returns the keys, last < first when the leaf is empty.
@@ -78,6 +79,8 @@ private:
     run_joiner joiner_;
     std::optional<leaf_runs> runs_;
     bool is_planned_ = false;
+    // Last leaf of the shared run that was announced to the source.
+    metadata_block prefetched_until_;
 };
 
 thin_device_info device_info(std::uint64_t id, const std::byte* value) {
@@ -231,13 +234,29 @@ result<void> dumper::plan_leaves() {
     return {};
 }
 
+// The leaves that come next in a run, so that they are read together.
+void dumper::prefetch_run(metadata_block leaf) {
+    constexpr std::size_t ahead = 128;
+    std::vector<metadata_block> wanted;
+    for (std::optional<metadata_block> next = leaf; next && wanted.size() < ahead;
+         next = runs_->next_in_run(*next)) {
+        wanted.push_back(*next);
+    }
+    source_.prefetch(wanted, persistent_data::block_kind::btree_node);
+    prefetched_until_ = wanted.back();
+}
+
 // Whether the keys also lie in the bounds of each parent shows when the devices are sent.
 result<void> dumper::send_shared_pieces() {
     for (auto head = runs_->find_shared_run(metadata_block(0)); head;
          head = runs_->find_shared_run(*head + 1)) {
         UTHIN_TRY(sink_.begin_shared(fmt::format("{}", head->value())));
         std::uint64_t key_min = 0;
+        prefetched_until_ = *head;
         for (std::optional<metadata_block> leaf = head; leaf; leaf = runs_->next_in_run(*leaf)) {
+            if (!is_planned_ && *leaf == prefetched_until_) {
+                prefetch_run(*leaf);
+            }
             const auto [first_key, last_key] =
                 UTHIN_TRY_CTX(send_leaf(*leaf, key_min, UINT64_MAX), "shared mappings");
             runs_->set_keys(*leaf, first_key, last_key);
