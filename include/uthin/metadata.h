@@ -217,6 +217,15 @@ public:
     // Writer. One reference more / less on each block; dec of a free block is `corrupt`.
     [[nodiscard]] result<void> inc_data_range(range<data_block> blocks);
     [[nodiscard]] result<void> dec_data_range(range<data_block> blocks);
+    // Writer. `freed` is called inside the change for each data block whose last reference went; it
+    // must not call this object.
+    void set_freed_callback(std::function<void(data_block)> freed);
+    // Writer. The first run of at most `count_max` blocks in `within` that alloc_data_block() could
+    // return; it will not until release_held_data(). For work on free space: discarding it. Not a
+    // mutation. An abort ends all holds.
+    [[nodiscard]] result<std::optional<range<data_block>>> hold_free_data(range<data_block> within,
+                                                                          std::uint64_t count_max);
+    void release_held_data();
     // Writer. Makes device `id` (which must not exist) from ascending runs, with full leaves, in
     // bounded memory. `next` returns absent at the end. Counts of the named data blocks are raised.
     // mapped_blocks of `details` is computed.

@@ -112,7 +112,8 @@ struct pool_counters {
     std::uint64_t provisioned_blocks = 0;
     std::uint64_t broken_blocks = 0;  // copied because shared
     std::uint64_t discarded_requests = 0;
-    std::uint64_t ignored_discards = 0;  // succeeded without effect in a read-only mode
+    std::uint64_t passed_down_blocks = 0;  // free blocks that the data device was told of
+    std::uint64_t ignored_discards = 0;    // succeeded without effect in a read-only mode
     std::uint64_t snapshots = 0;
     std::uint64_t commits = 0;
     std::uint64_t flushes = 0;        // volume::flush calls
@@ -214,6 +215,12 @@ public:
     void set_zero_new_blocks(bool zero);
     void set_error_if_no_space(bool error_out);
     [[nodiscard]] result<void> set_discard(discard_mode mode);
+
+    // Discards all free space of the data device, in steps between which other requests go on. With
+    // discard_mode::passdown whatever becomes free is discarded soon after the commit that frees
+    // it; this is for what was free before, or free when the pool was closed. The bytes discarded.
+    // unsupported: the mode is another one, or the device takes no discards.
+    [[nodiscard]] result<std::uint64_t> trim();
 
     // busy: one is held. Durable on return.
     [[nodiscard]] result<void> reserve_metadata_snap();

@@ -135,6 +135,9 @@ result<void> bitmap_counts::change(std::uint64_t block, bool up) {
         if (UTHIN_TRY(was_used_at_commit(*opened_.slot, index))) {
             quarantine_.freed(block);
         }
+        if (freed_hook_) {
+            freed_hook_(block);
+        }
         return {};
     }
     if (field < 3 && (!up || field == 1)) {

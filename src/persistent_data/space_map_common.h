@@ -9,6 +9,7 @@
 // Source    docs/format.md 7 and 8.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "persistent_data/btree.h"
@@ -81,6 +82,8 @@ public:
     }
     [[nodiscard]] metadata_block overflow_root() const noexcept { return overflow_root_; }
     [[nodiscard]] view_quarantine& quarantine() noexcept { return quarantine_; }
+    // Called for each block whose count falls to 0, inside the change.
+    void set_freed_hook(std::function<void(std::uint64_t)> hook) { freed_hook_ = std::move(hook); }
 
 private:
     // The bitmap changed last; its private copy stays put until the next publish.
@@ -115,6 +118,7 @@ private:
     std::uint64_t committed_blocks_ = 0;
     std::uint64_t committed_allocated_ = 0;
     view_quarantine quarantine_;
+    std::function<void(std::uint64_t)> freed_hook_;
     open_bitmap opened_;
 };
 

@@ -82,7 +82,7 @@ result<std::uint64_t> space_map_disk::find_free() {
     if (exhausted_) {
         return std::unexpected(full());
     }
-    const auto taken = [](std::uint64_t) { return false; };
+    const auto taken = [this](std::uint64_t block) { return is_held(block); };
     const std::uint64_t total = counts_.nr_blocks();
     std::optional<std::uint64_t> found = UTHIN_TRY(counts_.find_free(cursor_, total, true, taken));
     if (!found) {
@@ -105,12 +105,8 @@ result<std::uint64_t> space_map_disk::new_block() {
 
 result<range<data_block>> space_map_disk::new_range(std::uint64_t count_max) {
     const std::uint64_t begin = UTHIN_TRY(find_free());
-    std::uint64_t end = begin + 1;
-    const auto taken = [](std::uint64_t) { return false; };
     const std::uint64_t limit = begin + std::min(count_max, counts_.nr_blocks() - begin);
-    while (end < limit && UTHIN_TRY(counts_.find_free(end, end + 1, false, taken)).has_value()) {
-        ++end;
-    }
+    const std::uint64_t end = UTHIN_TRY(free_run_end(begin, limit));
     cursor_ = end;
     UTHIN_TRY(counts_.inc_range(begin, end));
     allocated_since_commit_ += end - begin;
@@ -118,6 +114,42 @@ result<range<data_block>> space_map_disk::new_range(std::uint64_t count_max) {
         hook_(nr_free());
     }
     return range<data_block>{data_block(begin), data_block(end)};
+}
+
+// `begin` is free.
+result<std::uint64_t> space_map_disk::free_run_end(std::uint64_t begin, std::uint64_t limit) {
+    const auto taken = [this](std::uint64_t block) { return is_held(block); };
+    std::uint64_t end = begin + 1;
+    while (end < limit && UTHIN_TRY(counts_.find_free(end, end + 1, false, taken)).has_value()) {
+        ++end;
+    }
+    return end;
+}
+
+bool space_map_disk::is_held(std::uint64_t block) const noexcept {
+    return std::ranges::any_of(held_, [block](const range<data_block>& one) {
+        return one.begin.value() <= block && block < one.end.value();
+    });
+}
+
+result<std::optional<range<data_block>>> space_map_disk::hold_free(range<data_block> within,
+                                                                   std::uint64_t count_max) {
+    const std::uint64_t stop = std::min(within.end.value(), counts_.nr_blocks());
+    const auto taken = [this](std::uint64_t block) { return is_held(block); };
+    const auto begin =
+        UTHIN_TRY(counts_.find_free(std::min(within.begin.value(), stop), stop, false, taken));
+    if (!begin) {
+        return std::nullopt;
+    }
+    const std::uint64_t end =
+        UTHIN_TRY(free_run_end(*begin, *begin + std::min(count_max, stop - *begin)));
+    held_.push_back({data_block(*begin), data_block(end)});
+    return held_.back();
+}
+
+void space_map_disk::release_held() noexcept {
+    held_.clear();
+    exhausted_ = false;
 }
 
 result<void> space_map_disk::extend(std::uint64_t nr_blocks) {

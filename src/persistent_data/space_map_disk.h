@@ -40,6 +40,14 @@ public:
 
     // Called inside an allocation with the number of free blocks left.
     void set_allocation_hook(std::function<void(std::uint64_t)> hook) { hook_ = std::move(hook); }
+    void set_freed_hook(std::function<void(std::uint64_t)> hook) {
+        counts_.set_freed_hook(std::move(hook));
+    }
+    // The first run of at most `count_max` blocks in `within` that could be allocated; it cannot be
+    // until release_held(). Counts stay as they are. Absent: there is none.
+    [[nodiscard]] result<std::optional<range<data_block>>> hold_free(range<data_block> within,
+                                                                     std::uint64_t count_max);
+    void release_held() noexcept;
     [[nodiscard]] view_quarantine& quarantine() noexcept { return counts_.quarantine(); }
     void forget_exhaustion() noexcept { exhausted_ = false; }
 
@@ -61,6 +69,8 @@ private:
     };
 
     [[nodiscard]] result<std::uint64_t> find_free();
+    [[nodiscard]] result<std::uint64_t> free_run_end(std::uint64_t begin, std::uint64_t limit);
+    [[nodiscard]] bool is_held(std::uint64_t block) const noexcept;
     [[nodiscard]] result<void> check_range(std::uint64_t begin, std::uint64_t end) const;
 
     index_tree index_;
@@ -68,6 +78,7 @@ private:
     std::uint64_t cursor_ = 0;
     std::uint64_t allocated_since_commit_ = 0;
     bool exhausted_ = false;
+    std::vector<range<data_block>> held_;
     std::function<void(std::uint64_t)> hook_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "pool/trimmer.h"
 #include "uthin/log.h"
 
 namespace uthin::pool_engine {
@@ -15,6 +16,7 @@ engine::engine(std::unique_ptr<block_device> metadata_device,
       metadata_device_(std::move(metadata_device)),
       data_device_(std::move(data_device)),
       executor_(*this, options_.executor_batch),
+      trimmer_(std::make_unique<trimmer>(*this)),
       zero_new_blocks_(options_.zero_new_blocks),
       discard_(options_.discard),
       error_if_no_space_(options_.error_if_no_space),
@@ -33,8 +35,14 @@ void engine::abandon() {
     for (const auto& state : open_states()) {
         state->tickets.close_for_good();
     }
+    trimmer_->stop();
     executor_.stop();
     closed_.store(true);
+}
+
+result<void> engine::start() {
+    UTHIN_TRY(executor_.start());
+    return trimmer_->start();
 }
 
 result<void> engine::open() {
@@ -53,6 +61,11 @@ result<void> engine::open() {
         return flushed;
     });
 
+    metadata_->set_freed_callback([this](data_block block) {
+        if (!giving_back_) {
+            trimmer_->freed(block);
+        }
+    });
     const std::uint64_t device_blocks = UTHIN_TRY(data_device_->size_bytes()) / block_bytes_;
     space_counts data = UTHIN_TRY(metadata_->data_space());
     if (data.total_blocks == 0 && with.format) {
@@ -111,6 +124,7 @@ result<void> engine::close() {
             space_.wait_for(mode_lock_, std::chrono::milliseconds(1));
         }
     }
+    trimmer_->stop();
     executor_.stop();
     result<void> committed;
     if (may_delete()) {

@@ -32,6 +32,7 @@
 namespace uthin::pool_engine {
 
 class deletion;
+class trimmer;
 
 class engine final : public executor_host, public std::enable_shared_from_this<engine> {
 public:
@@ -41,7 +42,7 @@ public:
 
     // ---- life (engine.cpp)
     [[nodiscard]] result<void> open();
-    [[nodiscard]] result<void> start() { return executor_.start(); }
+    [[nodiscard]] result<void> start();
     [[nodiscard]] result<void> close();
     // Stops without a commit. For an owner that did not close().
     void abandon();
@@ -145,6 +146,7 @@ public:
     // ---- parts
     [[nodiscard]] uthin::metadata& metadata() noexcept { return *metadata_; }
     [[nodiscard]] block_device& data() noexcept { return *data_device_; }
+    [[nodiscard]] trimmer& space_trimmer() noexcept { return *trimmer_; }
     [[nodiscard]] executor& worker() noexcept { return executor_; }
     [[nodiscard]] bio_prison& prison() noexcept { return prison_; }
     [[nodiscard]] data_epochs& epochs() noexcept { return epochs_; }
@@ -202,6 +204,7 @@ private:
     bio_prison prison_;
     data_epochs epochs_;
     counter_set counters_;
+    const std::unique_ptr<trimmer> trimmer_;
 
     std::atomic<pool_mode> mode_{pool_mode::write};
     std::atomic<bool> closing_{false};
@@ -216,6 +219,7 @@ private:
     bool frees_pending_ = false;
     bool commit_requested_ = false;
     bool data_flush_failed_ = false;
+    bool giving_back_ = false;  // what is freed now was never mapped
     std::chrono::nanoseconds changed_since_{0};
     std::uint64_t era_ = 0;
     std::set<std::uint64_t> in_flight_;  // data blocks, EN2

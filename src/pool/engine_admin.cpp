@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "pool/engine.h"
+#include "pool/trimmer.h"
 
 namespace uthin::pool_engine {
 
@@ -75,6 +76,7 @@ pool_counters engine::counters() const {
     now.provisioned_blocks = counters_.provisioned.load();
     now.broken_blocks = counters_.broken.load();
     now.discarded_requests = counters_.discards.load();
+    now.passed_down_blocks = trimmer_->discarded_blocks();
     now.ignored_discards = counters_.ignored_discards.load();
     now.snapshots = counters_.snapshots.load();
     now.commits = counters_.commits.load();

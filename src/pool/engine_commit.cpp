@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "pool/engine.h"
+#include "pool/trimmer.h"
 #include "uthin/log.h"
 
 namespace uthin::pool_engine {
@@ -136,6 +137,7 @@ void engine::metadata_failed(const error& why) {
     in_flight_.clear();
     parked_.clear();
     used_since_commit_.clear();
+    trimmer_->aborted();
     changed_ = false;
     frees_pending_ = false;
     commit_requested_ = false;
@@ -212,7 +214,9 @@ result<void> engine::commit() {
     const bool frees = frees_pending_;
     const std::uint32_t grace = frees ? epochs_.begin_grace() : 0;
     // ORDER: EN2. Nobody allocates between giving back and taking again.
+    giving_back_ = true;
     auto committed = give_in_flight_back();
+    giving_back_ = false;
     if (committed) {
         committed = metadata_->commit();
     }
@@ -224,6 +228,9 @@ result<void> engine::commit() {
         changed_ = false;
         frees_pending_ = false;
         committed = take_in_flight_again();
+    }
+    if (committed) {
+        trimmer_->committed();
     }
     if (!committed) {
         if (data_flush_failed_) {

@@ -2,6 +2,7 @@
 #include "uthin/pool.h"
 
 #include "pool/engine.h"
+#include "pool/trimmer.h"
 
 namespace uthin {
 
@@ -138,6 +139,11 @@ void pool::set_error_if_no_space(bool error_out) {
 
 result<void> pool::set_discard(discard_mode mode) {
     return engine_->set_discard(mode);
+}
+
+result<std::uint64_t> pool::trim() {
+    UTHIN_TRY(engine_->alive());
+    return engine_->space_trimmer().trim();
 }
 
 result<void> pool::reserve_metadata_snap() {

@@ -5,6 +5,7 @@
 
 #include "base/aligned_buffer.h"
 #include "pool/copier.h"
+#include "pool/trimmer.h"
 
 namespace uthin::pool_engine {
 
@@ -60,6 +61,9 @@ public:
 private:
     // Blocks freed in this transaction can be had after a commit.
     [[nodiscard]] next nothing_found() {
+        if (engine_.space_trimmer().let_go()) {
+            return next::again;
+        }
         if (!retried() && engine_.frees_pending()) {
             return next::space;
         }

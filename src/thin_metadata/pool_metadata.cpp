@@ -129,6 +129,11 @@ void metadata::impl::install_hooks() {
         [this](std::uint64_t free) { metadata_threshold_.observe(free); });
     open_->data_map.set_allocation_hook(
         [this](std::uint64_t free) { data_threshold_.observe(free); });
+    open_->data_map.set_freed_hook([this](std::uint64_t block) {
+        if (freed_) {
+            freed_(data_block(block));
+        }
+    });
 }
 
 void metadata::impl::threshold::observe(std::uint64_t free) {
@@ -459,6 +464,10 @@ void metadata::set_metadata_threshold(std::uint64_t free_blocks, std::function<v
 
 void metadata::set_data_threshold(std::uint64_t free_blocks, std::function<void()> crossed) {
     impl_->data_threshold_ = {free_blocks, std::move(crossed), true};
+}
+
+void metadata::set_freed_callback(std::function<void(data_block)> freed) {
+    impl_->freed_ = std::move(freed);
 }
 
 void metadata::set_pre_commit(std::function<result<void>()> callback) {

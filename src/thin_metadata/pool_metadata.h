@@ -205,6 +205,7 @@ struct metadata::impl {
     bool in_batch_ = false;
     bool dirty_ = false;
     std::function<result<void>()> pre_commit_;
+    std::function<void(data_block)> freed_;
     struct threshold {
         std::uint64_t free_blocks = 0;
         std::function<void()> crossed;

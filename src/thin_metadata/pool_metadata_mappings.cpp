@@ -222,6 +222,19 @@ result<std::optional<virtual_block>> metadata::highest_mapped_block(
 
 // ---- changing
 
+result<std::optional<range<data_block>>> metadata::hold_free_data(range<data_block> within,
+                                                                  std::uint64_t count_max) {
+    UTHIN_TRY(impl_->usable());
+    impl_->release_dead_views();
+    return impl_->open_->data_map.hold_free(within, count_max);
+}
+
+void metadata::release_held_data() {
+    if (impl_->usable()) {
+        impl_->open_->data_map.release_held();
+    }
+}
+
 result<data_block> metadata::alloc_data_block() {
     return UTHIN_TRY(alloc_data_range(1)).begin;
 }
