@@ -32,6 +32,8 @@ public:
     [[nodiscard]] std::uint64_t block_count() const noexcept { return block_count_; }
     [[nodiscard]] std::uint32_t get(std::uint64_t block) const;
     void add(std::uint64_t block);
+    // A hint: this block is added soon. Of scattered blocks each waits for memory else.
+    void prefetch(std::uint64_t block) const noexcept { __builtin_prefetch(small_.find(block), 1); }
     // Returns what is left; the count is above 0.
     std::uint32_t subtract(std::uint64_t block);
     // In ascending order.

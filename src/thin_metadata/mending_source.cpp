@@ -133,10 +133,11 @@ std::vector<mending_source::run> mending_source::runs_of(
 
 void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind kind) {
     const std::vector<run> runs = runs_of(blocks);
-    std::set<std::uint64_t> wanted;
+    std::vector<std::uint64_t> wanted;
     for (const metadata_block block : blocks) {
-        wanted.insert(block.value());
+        wanted.push_back(block.value());
     }
+    std::sort(wanted.begin(), wanted.end());
     std::size_t next = 0;
     while (next < runs.size()) {
         std::vector<io_op> ops;
@@ -162,11 +163,11 @@ void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind
 }
 
 void mending_source::take_run(const run& read, std::span<const std::byte> bytes,
-                              const std::set<std::uint64_t>& wanted, block_kind kind) {
+                              std::span<const std::uint64_t> wanted, block_kind kind) {
     for (std::uint64_t block = read.begin; block < read.end; ++block) {
         const auto one = bytes.subspan((block - read.begin) * metadata_block_size_bytes)
                              .first<metadata_block_size_bytes>();
-        if (wanted.contains(block) && !cached_.contains(block) &&
+        if (std::binary_search(wanted.begin(), wanted.end(), block) && !cached_.contains(block) &&
             persistent_data::check_block(kind, metadata_block(block), one)) {
             auto* made = new persistent_data::page(metadata_block(block), kind);
             const block_ref held(made);

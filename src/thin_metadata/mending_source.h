@@ -56,7 +56,7 @@ private:
     };
     [[nodiscard]] std::vector<run> runs_of(std::span<const metadata_block> blocks) const;
     void take_run(const run& read, std::span<const std::byte> bytes,
-                  const std::set<std::uint64_t>& wanted, persistent_data::block_kind kind);
+                  std::span<const std::uint64_t> wanted, persistent_data::block_kind kind);
     void keep(const persistent_data::block_ref& page);
 
     block_device& device_;

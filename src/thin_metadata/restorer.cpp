@@ -62,6 +62,9 @@ result<void> restorer::keep_leaf(const packed_node& leaf) {
     UTHIN_TRY(writer_->read_back(leaf.where, bytes));
     const node_view node(bytes);
     for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
+        data_->prefetch(mapping_block(node.value_u64(index)).value());
+    }
+    for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
         data_->add(mapping_block(node.value_u64(index)).value());
     }
     return {};
