@@ -99,7 +99,7 @@ def make_pool(pool):
     def write(volume, offset, length):
         must("uthin", "write", f"{pool}/{volume}", "--offset", offset, stdin=None, input=bytes_of(length))
 
-    must("uthin", "pool", "create", pool, "--data-size", 64 * MIB)
+    must("uthin", "pool", "create", pool, "--data-size", 64 * MIB, "--no-discard-passdown")
     for name in ("a", "gone", "b"):
         must("uthin", "volume", "create", f"{pool}/{name}", "--size", 20 * MIB)
     write("gone", 0, 6 * MIB)
@@ -160,6 +160,65 @@ class DataTools(unittest.TestCase):
         with open(self.path(name), "wb") as file:
             file.write(image)
         return self.path(name)
+
+
+class Disks(DataTools):
+    """the same on block devices, where loop devices can be had"""
+
+    def setUp(self):
+        super().setUp()
+        self.disks = []
+        self.data = self.disk(self.data)
+        self.metadata = self.disk(self.metadata)
+
+    def tearDown(self):
+        for disk in self.disks:
+            subprocess.run(["losetup", "-d", disk], check=True)
+        super().tearDown()
+
+    def disk(self, file):
+        made = subprocess.run(["losetup", "-f", "--show", file], capture_output=True, text=True)
+        if made.returncode != 0:
+            for disk in self.disks:
+                subprocess.run(["losetup", "-d", disk], check=True)
+            self.holder.cleanup()
+            raise unittest.SkipTest("no loop devices here")
+        self.disks.append(made.stdout.strip())
+        return self.disks[-1]
+
+    def test_trim_discards(self):
+        file = f"{self.pool}/data"
+        devices, _ = mappings_of(dump(self.metadata))
+        used = len({block for table in devices.values() for block in table.values()})
+        before = contents_of(dump(self.metadata), self.data)
+        self.assertGreater(allocated(file), used * BLOCK)
+        must("thin_trim", "--metadata-dev", self.metadata, "--data-dev", self.data)
+        os.sync()
+        self.assertLess(allocated(file), (used + 1) * BLOCK)
+        self.assertEqual(contents_of(dump(self.metadata), self.data), before)
+
+    def test_shrink_writes_to_disks(self):
+        before = contents_of(dump(self.metadata), self.data)
+        output = self.disk(self.empty("output", 2 * MIB))
+        outcome = run("thin_shrink", "--binary", "-i", self.metadata, "-o", output, "--data", self.data, "--nr-blocks",
+                      100)
+        self.assertEqual(outcome.returncode, 0, outcome)
+        self.expect_clean(output)
+        self.assertEqual(contents_of(dump(output), self.data), before)
+
+    def test_migrate_fills_a_disk_of_the_same_length(self):
+        target = self.path("target")
+        with open(target, "wb") as file:
+            file.write(b"x" * 20 * MIB)
+        disk = self.disk(target)
+        source = ("--metadata-dev", self.metadata, "--data-dev", self.data, "--dev-id", 0, "--verify")
+        must("thin_migrate", *source, "--dest-dev", disk)
+        plain = self.path("plain")
+        must("thin_migrate", *source, "--size", 20 * MIB, "--dest-file", plain)
+        self.assertEqual(digest(disk), digest(plain))
+        self.refused(run("thin_migrate", *source, "--size", 10 * MIB, "--dest-dev", disk), "lengths differ")
+        with Held(plain):
+            self.refused(run("thin_migrate", *source, "--dest-file", plain), plain)
 
 
 class Trim(DataTools):

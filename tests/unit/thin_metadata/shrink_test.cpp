@@ -1,8 +1,8 @@
 // Shrinking: random pools against what each device read before.
 #include "thin_metadata/shrink.h"
 
-#include "io/fault_device.h"
 #include "io/memory_device.h"
+#include "support/failing_device.h"
 #include "support/mapping_model.h"
 #include "support/matchers.h"
 #include "support/seed.h"
@@ -159,6 +159,29 @@ TEST(Shrink, CopiesAreFlushed) {
     order_device data("data", 100 * block_bytes, log);
     ASSERT_OK(move_data(data, plan, no_progress));
     EXPECT_EQ(log, "sf");  // block 50 goes to block 0
+}
+
+TEST(Shrink, AnInstallationBrokenOffLeavesTheOldPoolOrNone) {
+    random_generator random(test::seed());
+    const mapping_model old = test::random_model(random, {});
+    const mapping_model fresh = test::random_model(random, {});
+    for (std::uint64_t writes = 0;; ++writes) {
+        const auto image = test::image_of(fresh);
+        const auto target = test::image_of(old);
+        ASSERT_NE(image, nullptr);
+        ASSERT_NE(target, nullptr);
+        test::failing_device device(*target, writes);
+        if (install_image(*image, device)) {
+            EXPECT_EQ(writes, 3U);  // the mark, everything else, the superblock
+            EXPECT_EQ(test::model_of(*target)->devices, fresh.devices);
+            break;
+        }
+        if (writes == 0) {
+            EXPECT_EQ(test::model_of(*target)->devices, old.devices);
+        } else {
+            EXPECT_THAT(open_offline(*target, {}), HasCode(error_code::wrong_block)) << writes;
+        }
+    }
 }
 
 TEST(Shrink, AnImageIsInstalledWithItsSuperblockLast) {
