@@ -3,8 +3,8 @@
 //
 // Invariants
 //   PU1  A data block is shared when more than one mapping of the pool's devices leads to it.
-//   PU2  Memory: one byte for each used data block, in pages, and a few words for each leaf; for the
-//        reverse, the runs found.
+//   PU2  Memory: one byte for each used data block, in pages, and a few words for each leaf; for
+//        the reverse, the runs found.
 //   PU3  A leaf is read once (twice for the counts of a pool with shared blocks), however many
 //        devices share it.
 // Threads   One.
