@@ -105,7 +105,11 @@ private:
     // The virtual blocks of a shared piece; empty: end == 0.
     struct extent {
         std::uint64_t begin = 0;
-        std::uint64_t end = 0;
+        std::uint64_t end = 0;       // at most 2^64 - 1
+        bool has_very_last = false;  // the block 2^64 - 1
+        [[nodiscard]] bool reaches(std::uint64_t block) const noexcept {
+            return has_very_last || block < end;
+        }
     };
 
     [[nodiscard]] result<bool> take_mapping();
@@ -294,13 +298,14 @@ result<void> reader::start_reference(const attribute_list& given) {
         return invalid(fmt::format("<ref name=\"{}\"> has no <def> before it", shown(name)));
     }
     if (piece->second.end != 0) {
-        if (piece->second.begin < open_.end) {
+        if (open_.reaches(piece->second.begin)) {
             return invalid(
                 fmt::format("<ref name=\"{}\"> begins at block {}, but the blocks "
                             "before {} were given already",
                             shown(name), piece->second.begin, open_.end));
         }
         open_.end = piece->second.end;
+        open_.has_very_last = piece->second.has_very_last;
     }
     mapping_parent_ = std::exchange(place_, place::mapping);
     return send(sink_.reference(name));
@@ -323,14 +328,14 @@ result<void> reader::start_range(const attribute_list& given) {
 
 result<void> reader::add_run(std::uint64_t begin, std::uint64_t data_begin, std::uint64_t count,
                              std::uint32_t time) {
-    if (count == 0 || count > UINT64_MAX - begin) {
+    if (count == 0 || count - 1 > UINT64_MAX - begin) {
         return invalid(fmt::format("a run of {} blocks from {}", count, begin));
     }
     if (data_begin >= data_blocks_ || count > data_blocks_ - data_begin) {
         return invalid(fmt::format("{} data blocks from {}, but the pool has {}", count, data_begin,
                                    data_blocks_));
     }
-    if (begin < open_.end) {
+    if (open_.reaches(begin)) {
         return invalid(
             fmt::format("block {} is out of order: the blocks before {} were given "
                         "already",
@@ -339,7 +344,8 @@ result<void> reader::add_run(std::uint64_t begin, std::uint64_t data_begin, std:
     if (open_.end == 0) {
         open_.begin = begin;
     }
-    open_.end = begin + count;
+    open_.has_very_last = count > UINT64_MAX - begin;
+    open_.end = open_.has_very_last ? UINT64_MAX : begin + count;
     mapping_parent_ = std::exchange(place_, place::mapping);
     return send(sink_.run({.begin = virtual_block(begin),
                            .data_begin = data_block(data_begin),

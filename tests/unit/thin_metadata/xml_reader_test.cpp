@@ -200,6 +200,18 @@ TEST(Xml, MappingsMustAscendAndFitThePool) {
                 HasSubstr("begins at block 0"));
 }
 
+TEST(Xml, NothingFollowsTheVeryLastBlock) {
+    const std::string very_last = sample_with("\"500\"", "\"18446744073709551615\"");
+    mapping_recorder recorder;
+    ASSERT_OK(read_xml(input_of(very_last), recorder, {}));
+    EXPECT_TRUE(recorder.devices[1].mappings.contains(UINT64_MAX));
+    std::string twice = very_last;
+    const std::string mapping =
+        "<single_mapping origin_block=\"18446744073709551615\" data_block=\"310\" time=\"2\"/>";
+    twice.insert(twice.find(mapping), mapping);
+    EXPECT_THAT(error_of(twice), HasSubstr("is out of order"));
+}
+
 TEST(Xml, NamesAndIdsAreUnique) {
     EXPECT_THAT(error_of(sample_with("dev_id=\"2\"", "dev_id=\"1\"")),
                 HasSubstr("there are two devices 1"));
