@@ -68,6 +68,7 @@ public:
         UTHIN_TRY(directory_.grow(request));
         return directory_.report();
     }
+    [[nodiscard]] result<std::uint64_t> trim() override { return directory_.trim(); }
     [[nodiscard]] result<check_reply> check(const check_request& request) override {
         return directory_.check(request);
     }

@@ -134,6 +134,7 @@ public:
     // ---- the pool
     [[nodiscard]] result<void> message(std::string_view text);
     [[nodiscard]] result<void> grow(const grow_request& request);
+    [[nodiscard]] result<std::uint64_t> trim();
     [[nodiscard]] result<void> set(const std::map<std::string, std::string>& settings);
     [[nodiscard]] result<check_reply> check(const check_request& request);
     [[nodiscard]] result<std::optional<std::uint64_t>> metadata_snapshot(

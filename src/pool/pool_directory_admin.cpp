@@ -162,6 +162,22 @@ result<void> pool_directory::grow_device(block_device& device, std::string_view 
     return device.grow(size_bytes);
 }
 
+// Without the lock: it takes long, and only the engine is asked.
+result<std::uint64_t> pool_directory::trim() {
+    const std::string shown = printable(directory_);
+    {
+        const lock_guard held(change_lock_);
+        UTHIN_TRY(settle_deletions());
+    }
+    auto trimmed = pool_->trim();
+    if (!trimmed && trimmed.error().code() == error_code::unsupported) {
+        return fail(error_code::unsupported,
+                    fmt::format("{}: {}; see 'uthin pool set DIR discard=passdown'", shown,
+                                trimmed.error().message()));
+    }
+    return UTHIN_TRY_CTX(std::move(trimmed), shown);
+}
+
 result<void> pool_directory::grow(const grow_request& request) {
     const lock_guard held(change_lock_);
     const std::string shown = printable(directory_);

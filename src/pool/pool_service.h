@@ -205,6 +205,8 @@ public:
     // The kernel's message grammar; to_errno() of the error is what the kernel would return.
     [[nodiscard]] virtual result<void> message(std::string_view text) = 0;
     [[nodiscard]] virtual result<pool_report> grow(const grow_request& request) = 0;
+    // Discards all free space of the data device; the bytes told to it.
+    [[nodiscard]] virtual result<std::uint64_t> trim() = 0;
     [[nodiscard]] virtual result<check_reply> check(const check_request& request) = 0;
     // Keys: low-water, no-space, no-space-timeout, discard, zeroing, read-only. All or none.
     [[nodiscard]] virtual result<pool_report> set(

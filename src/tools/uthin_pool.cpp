@@ -1,4 +1,4 @@
-// pool create, adopt, release, status, grow, check, set, metadata-snapshot; and message.
+// pool create, adopt, release, status, grow, trim, check, set, metadata-snapshot; and message.
 #include <fmt/format.h>
 
 #include <map>
@@ -281,6 +281,27 @@ void add_grow(CLI::App& pool, command_line& line) {
     });
 }
 
+void add_trim(CLI::App& pool, command_line& line) {
+    CLI::App* command =
+        pool.add_subcommand("trim", "tell the data device which of its blocks are free");
+    const auto directory = std::make_shared<std::string>();
+    command->add_option("DIR", *directory, "the pool")->required();
+    command->callback([&line, directory] {
+        line.action = [&line, directory] {
+            return with_pool(line, *directory, session_kind::change,
+                             [&](pool_service& service) -> result<void> {
+                                 const std::uint64_t bytes = UTHIN_TRY(service.trim());
+                                 if (line.json) {
+                                     print_json({{"discarded", bytes}});
+                                 } else {
+                                     print_line("discarded " + readable_size(bytes));
+                                 }
+                                 return {};
+                             });
+        };
+    });
+}
+
 void add_message(CLI::App& app, command_line& line) {
     CLI::App* command = app.add_subcommand("message", "a message in the kernel's grammar");
     const auto directory = std::make_shared<std::string>();
@@ -310,6 +331,7 @@ void add_pool_commands(CLI::App& app, command_line& line) {
     add_adopt(*pool, line);
     add_status(*pool, line);
     add_grow(*pool, line);
+    add_trim(*pool, line);
     const auto directory = std::make_shared<std::string>();
     CLI::App* release =
         pool->add_subcommand("release", "finish everything and tell how the kernel takes over");

@@ -83,6 +83,18 @@ expect_equal "blocks copied" 65536 "$(out volume show "$pool/over" --json | fiel
 out volume delete "$pool/over-snap" > /dev/null
 out volume delete "$pool/over" > /dev/null
 
+echo "space goes back to the file"
+out volume create "$pool/spacious" --size 4M > /dev/null
+head -c 4M /dev/urandom | "$uthin" write "$pool/spacious"
+before=$(stat -c %b "$pool/data")
+out volume delete "$pool/spacious" > /dev/null
+[ "$(stat -c %b "$pool/data")" -le $((before - 8192)) ] || fail "a deleted volume keeps its space in the file"
+expect_contains "trim" "$(out pool trim "$pool")" "discarded"
+expect_equal "trim, JSON" 1 "$(($(out pool trim "$pool" --json | field discarded) > 0))"
+out pool set "$pool" discard=no-passdown > /dev/null
+expect_refused "$pool" 1 "discard=passdown" "$uthin" pool trim "$pool"
+out pool set "$pool" discard=passdown > /dev/null
+
 echo "what looks writes nothing"
 before=$(sums "$pool")
 for command in "pool status" "pool status --kernel" "pool check" "volume list" "pool metadata-snapshot"; do

@@ -216,7 +216,8 @@ result<std::string> control_api::route_pool(const http_request& request, const s
                    ? result<std::string>(to_text({{"status", UTHIN_TRY(service_.kernel_status())}}))
                    : wrong_method();
     }
-    static const std::set<std::string> posts = {"message", "grow", "check", "settings", "release"};
+    static const std::set<std::string> posts = {"message", "grow",     "trim",
+                                                "check",   "settings", "release"};
     if (!posts.contains(rest)) {
         return wrong_address();
     }
@@ -230,6 +231,9 @@ result<std::string> control_api::route_pool(const http_request& request, const s
     }
     if (rest == "grow") {
         return to_text(encode(UTHIN_TRY(service_.grow(UTHIN_TRY(decode_grow(body))))));
+    }
+    if (rest == "trim") {
+        return to_text({{"discarded", UTHIN_TRY(service_.trim())}});
     }
     if (rest == "check") {
         return to_text(encode(UTHIN_TRY(service_.check(UTHIN_TRY(decode_check(body))))));

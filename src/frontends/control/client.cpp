@@ -28,6 +28,9 @@ public:
     result<pool_report> grow(const grow_request& request) override {
         return decode_report(UTHIN_TRY(call("POST", "/v1/pool/grow", encode(request))));
     }
+    result<std::uint64_t> trim() override {
+        return decode_number(UTHIN_TRY(call("POST", "/v1/pool/trim", json::object())), "discarded");
+    }
     result<check_reply> check(const check_request& request) override {
         return decode_check_reply(UTHIN_TRY(call("POST", "/v1/pool/check", encode(request))));
     }
