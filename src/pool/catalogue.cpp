@@ -574,6 +574,28 @@ result<void> catalogue::resolve(std::span<const intent_outcome> outcomes) {
     });
 }
 
+result<void> catalogue::publish(std::span<const std::int64_t> numbers,
+                                std::span<const volume_record> volumes, std::span<intent> reaps,
+                                std::span<const std::string> stale_uuids) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        for (const std::string& uuid : stale_uuids) {
+            UTHIN_TRY(impl_->delete_volume(uuid));
+        }
+        for (const std::int64_t number : numbers) {
+            UTHIN_TRY(impl_->at(query::delete_intent).bind(1, number).run());
+        }
+        for (const volume_record& volume : volumes) {
+            UTHIN_TRY(impl_->delete_volume(volume.uuid));
+            UTHIN_TRY(impl_->insert_volume(volume, false));
+        }
+        for (intent& what : reaps) {
+            UTHIN_TRY(impl_->insert_intent(what));
+        }
+        return {};
+    });
+}
+
 result<void> catalogue::rename(std::string_view uuid, std::string_view name) {
     const lock_guard held(impl_->lock);
     return impl_->change([&]() -> result<void> {

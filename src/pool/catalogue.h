@@ -10,7 +10,7 @@
 //   CT1  A call that changes something is durable when it returns, and is one SQLite transaction.
 //   CT2  Names and device ids are unique among volumes and pending creations together.
 //   CT3  The hidden device of an intent is no volume: it appears in no list, and is reaped before
-//        the intent goes away.
+//        the intent goes away, or published in the transaction that takes the intent away.
 //   CT4  After a failed commit every later change fails until the catalogue is opened anew: what
 //        the file holds is not known.
 // Threads   Any; one mutex.
@@ -112,6 +112,14 @@ public:
     // create: the volume is recorded, or nothing. rollback: the size is recorded and the intent
     // becomes a reap of `hidden`, or nothing. reap: gone when it happened, else it stays.
     [[nodiscard]] result<void> resolve(std::span<const intent_outcome> outcomes);
+
+    // Hidden devices become volumes, all of them or none: the reap intents `numbers` go, `volumes`
+    // are recorded (a record with the same uuid is replaced), and the intents `reaps` are begun for
+    // the devices that they had before. already_exists: a name is taken.
+    [[nodiscard]] result<void> publish(std::span<const std::int64_t> numbers,
+                                       std::span<const volume_record> volumes,
+                                       std::span<intent> reaps,
+                                       std::span<const std::string> stale_uuids = {});
 
     // Changes that the metadata does not take part in.
     [[nodiscard]] result<void> rename(std::string_view uuid, std::string_view name);

@@ -316,7 +316,7 @@ result<std::optional<pool_directory::found_volume>> pool_directory::find(std::st
         }
     }
     const std::optional<device_id> id = id_of_default_name(name);
-    if (!id || reaping_.contains(*id)) {
+    if (!id || is_hidden(*id)) {
         return std::nullopt;
     }
     const probe_result found = UTHIN_TRY(probe(std::span(&*id, 1)));

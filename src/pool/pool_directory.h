@@ -87,6 +87,19 @@ struct adopt_pool_request {
     std::string catalogue_vfs{};
 };
 
+// A volume in the making: nobody sees it, and a pool that is opened after a crash deletes it.
+struct hidden_volume {
+    intent what;                   // the reap that waits for it
+    std::shared_ptr<volume> data;  // absent when it was published
+};
+
+struct publish_request {
+    // Taken over when it exists (and is not in use): its old content is deleted.
+    std::string name{};
+    std::string snapshot{};  // a snapshot of it is published with it; empty: none
+    std::string received_from{};
+};
+
 class pool_directory {
 public:
     // Makes DIR (if it is missing) and what is in it. Refuses what is there already; what a failed
@@ -131,6 +144,17 @@ public:
     [[nodiscard]] result<std::shared_ptr<volume>> open_volume(std::string_view name,
                                                               bool read_only);
 
+    // ---- volumes in the making
+    // A clone of `base`, cut or grown to the size; an empty volume without one.
+    [[nodiscard]] result<hidden_volume> make_hidden(std::string_view base,
+                                                    std::uint64_t size_bytes);
+    // What was written to it is durable and visible under its names. A refusal leaves it as hidden
+    // as before; after another failure the next opening finds out whether it was published.
+    [[nodiscard]] result<void> publish_hidden(hidden_volume& hidden,
+                                              const publish_request& request);
+    // No effect on one that is published, or may be.
+    void drop_hidden(hidden_volume& hidden);
+
     // ---- the pool
     [[nodiscard]] result<void> message(std::string_view text);
     [[nodiscard]] result<void> grow(const grow_request& request);
@@ -163,6 +187,21 @@ private:
     void begin_reaping(device_id id) REQUIRES(change_lock_);
     [[nodiscard]] result<void> finish_reaping() REQUIRES(change_lock_);
     [[nodiscard]] result<void> prepare_change(std::string_view what) REQUIRES(change_lock_);
+
+    [[nodiscard]] bool is_hidden(device_id id) const REQUIRES(change_lock_) {
+        return reaping_.contains(id) || making_.contains(id);
+    }
+    // Makes a device that is reaped unless it is published.
+    [[nodiscard]] result<intent> make_unpublished(device_id id, std::optional<device_id> origin)
+        REQUIRES(change_lock_);
+    void reap_unpublished(const intent& what) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> publish_records(hidden_volume& hidden,
+                                               std::span<const std::int64_t> numbers,
+                                               std::span<const volume_record> records,
+                                               std::span<intent> reaps) REQUIRES(change_lock_);
+    [[nodiscard]] result<volume_record> published_record(const hidden_volume& hidden,
+                                                         const publish_request& request)
+        REQUIRES(change_lock_);
 
     // Both sides of a diff and the committed state that holds them.
     struct diff_sides;
@@ -226,6 +265,7 @@ private:
 
     mutex change_lock_;  // outermost
     std::map<device_id, intent> reaping_ GUARDED_BY(change_lock_);
+    std::set<device_id> making_ GUARDED_BY(change_lock_);
     std::uint64_t next_id_ GUARDED_BY(change_lock_) = 0;
 
     mutex open_lock_;  // taken inside change_lock_

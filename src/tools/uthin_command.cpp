@@ -70,13 +70,13 @@ void print_json(const nlohmann::json& value) {
     print_line(frontends::to_text(value));
 }
 
-int with_pool(const command_line& line, const std::string& directory, session_kind kind,
-              const std::function<result<void>(pool_service&)>& body) {
+int with_session(const command_line& line, const std::string& directory, session_kind kind,
+                 const std::function<result<void>(session&)>& body) {
     auto opened = session::connect(directory, kind, line.wait);
     if (!opened) {
         return report_failure(opened.error(), directory);
     }
-    const result<void> done = body((*opened)->service());
+    const result<void> done = body(**opened);
     const result<void> closed = (*opened)->close();
     if (!done) {
         return report_failure(done.error(), directory);
@@ -89,6 +89,12 @@ int with_pool(const command_line& line, const std::string& directory, session_ki
                               {});
     }
     return exit_ok;
+}
+
+int with_pool(const command_line& line, const std::string& directory, session_kind kind,
+              const std::function<result<void>(pool_service&)>& body) {
+    return with_session(line, directory, kind,
+                        [&](session& opened) { return body(opened.service()); });
 }
 
 int with_volume(const command_line& line, const std::string& path, session_kind kind,

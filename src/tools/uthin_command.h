@@ -38,6 +38,8 @@ void print_json(const nlohmann::json& value);
 // Connects, runs `body`, closes; the first failure is reported.
 int with_pool(const command_line& line, const std::string& directory, session_kind kind,
               const std::function<result<void>(pool_service&)>& body);
+int with_session(const command_line& line, const std::string& directory, session_kind kind,
+                 const std::function<result<void>(session&)>& body);
 // The same with DIR/NAME taken apart.
 int with_volume(const command_line& line, const std::string& path, session_kind kind,
                 const std::function<result<void>(pool_service&, const std::string& name)>& body);

@@ -86,6 +86,10 @@ pool_service& session::service() noexcept {
     return *impl_->service;
 }
 
+pool_directory* session::local() noexcept {
+    return impl_->directory.get();
+}
+
 result<std::unique_ptr<session>> session::connect(const std::string& directory, session_kind kind,
                                                   std::chrono::nanoseconds wait) {
     auto state = std::make_unique<impl>();

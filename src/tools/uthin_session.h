@@ -18,6 +18,10 @@
 #include "pool/pool_service.h"
 #include "uthin/error.h"
 
+namespace uthin {
+class pool_directory;
+}
+
 namespace uthin::tools {
 
 enum class session_kind : std::uint8_t {
@@ -38,6 +42,8 @@ public:
     session& operator=(const session&) = delete;
 
     [[nodiscard]] pool_service& service() noexcept;
+    // The pool when this process opened it; null when another one has it.
+    [[nodiscard]] pool_directory* local() noexcept;
     // Everything is durable afterwards; deletions that this process began have ended.
     [[nodiscard]] result<void> close();
 

@@ -8,8 +8,18 @@
 
 namespace uthin::test {
 
-temporary_directory::temporary_directory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "uthin-test-XXXXXX").string();
+temporary_directory::temporary_directory()
+    : temporary_directory(std::filesystem::temp_directory_path()) {
+}
+
+temporary_directory temporary_directory::in_memory() {
+    const std::filesystem::path memory("/dev/shm");
+    temporary_directory made(memory);
+    return made.path_.empty() ? temporary_directory() : std::move(made);
+}
+
+temporary_directory::temporary_directory(const std::filesystem::path& parent) {
+    std::string pattern = (parent / "uthin-test-XXXXXX").string();
     if (::mkdtemp(pattern.data()) != nullptr) {
         path_ = pattern;
     }

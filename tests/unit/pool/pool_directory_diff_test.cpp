@@ -31,8 +31,14 @@ protected:
     }
     ~PoolDirectoryDiff() override {
         pool_.reset();
-        const std::filesystem::path metadata(path_ + "/metadata");
-        test::expect_images_are_clean(std::span(&metadata, 1));
+        images_.push_back(judged_->path() / std::to_string(images_.size()));
+        std::filesystem::copy_file(path_ + "/metadata", images_.back());
+    }
+    static void SetUpTestSuite() { judged_ = std::make_unique<test::temporary_directory>(); }
+    static void TearDownTestSuite() {
+        test::expect_images_are_clean(images_);
+        images_.clear();
+        judged_.reset();
     }
     void open(open_purpose purpose) {
         if (pool_) {
@@ -80,6 +86,8 @@ protected:
         return {block * block_bytes, count * block_bytes, kind};
     }
 
+    static inline std::unique_ptr<test::temporary_directory> judged_;
+    static inline std::vector<std::filesystem::path> images_;
     test::temporary_directory folder_;
     std::string path_ = folder_.path() / "pool";
     std::unique_ptr<pool_directory> pool_;

@@ -1,0 +1,188 @@
+// Volumes in the making: filled unseen, then published by one transaction of the catalogue.
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/random.h"
+#include "base/result.h"
+#include "pool/names.h"
+#include "pool/pool_directory.h"
+#include "uthin/log.h"
+
+namespace uthin {
+
+result<intent> pool_directory::make_unpublished(device_id id, std::optional<device_id> origin) {
+    const auto stale = UTHIN_TRY(stale_records({}, std::span(&id, 1)));
+    const probe_result now = UTHIN_TRY(advance_transaction_id());
+    intent what;
+    what.kind = intent_kind::reap;
+    // A snapshot moves the pool's time on by one.
+    what.hidden = {id, now.time + (origin ? 1 : 0), now.transaction_id};
+    // ORDER: DI1. The intent is durable before the device can be: a crash leaves nothing behind.
+    UTHIN_TRY(names_->begin(std::span(&what, 1), stale));
+    result<void> made;
+    if (origin) {
+        const snapshot_request wanted{*origin, id};
+        made = pool_->create_snapshots(std::span(&wanted, 1));
+    } else {
+        made = pool_->create_thin(id);
+    }
+    if (!made) {
+        reap_unpublished(what);  // finds out what became of it
+        return std::unexpected(std::move(made).error());
+    }
+    return what;
+}
+
+void pool_directory::reap_unpublished(const intent& what) {
+    reaping_.emplace(what.hidden.id, what);
+    begin_reaping(what.hidden.id);
+    if (!started_) {
+        const auto settled = settle_deletions();
+        if (!settled) {
+            log(log_level::warning, "directory", settled.error().to_string());
+        }
+    }
+}
+
+result<hidden_volume> pool_directory::make_hidden(std::string_view base, std::uint64_t size_bytes) {
+    const lock_guard held(change_lock_);
+    UTHIN_TRY_CTX(check_volume_size(size_bytes), printable(directory_));
+    std::optional<found_volume> origin;
+    if (!base.empty()) {
+        origin = UTHIN_TRY(must_find(base));
+        if (!origin->record.external_origin.empty()) {
+            return fail(error_code::unsupported,
+                        fmt::format("{}/{}: stands on an external origin, which a copy would need "
+                                    "too; use a volume without one",
+                                    printable(directory_), printable(base)));
+        }
+    }
+    UTHIN_TRY(prepare_change("make a volume"));
+    const device_id id = UTHIN_TRY(unused_id(true));
+    hidden_volume hidden;
+    hidden.what = UTHIN_TRY(
+        make_unpublished(id, origin ? std::optional(origin->record.identity.id) : std::nullopt));
+    const std::uint64_t old_bytes = origin ? origin->record.size_bytes : size_bytes;
+    auto opened = pool_->open_volume(id, std::max(old_bytes, size_bytes));
+    result<void> sized;
+    if (opened && size_bytes < old_bytes) {
+        sized = (*opened)->set_size(size_bytes);
+    }
+    if (!opened || !sized) {
+        error cause = opened ? std::move(sized).error() : std::move(opened).error();
+        if (opened) {
+            opened->reset();
+        }
+        reap_unpublished(hidden.what);
+        return std::unexpected(std::move(cause).with_context(printable(directory_)));
+    }
+    hidden.data = std::move(*opened);
+    making_.insert(id);
+    const lock_guard held_open(open_lock_);
+    open_[id] = hidden.data;
+    return hidden;
+}
+
+void pool_directory::drop_hidden(hidden_volume& hidden) {
+    if (!hidden.data) {
+        return;
+    }
+    hidden.data.reset();
+    const lock_guard held(change_lock_);
+    making_.erase(hidden.what.hidden.id);
+    reap_unpublished(hidden.what);
+}
+
+// The record that `name` will have.
+result<volume_record> pool_directory::published_record(const hidden_volume& hidden,
+                                                       const publish_request& request) {
+    const std::string shown = fmt::format("{}/{}", printable(directory_), printable(request.name));
+    UTHIN_TRY(check_volume_name(request.name, hidden.what.hidden.id));
+    volume_record record;
+    if (UTHIN_TRY(find(request.name))) {
+        record = UTHIN_TRY(must_have_record(request.name));
+        if (in_use(record.identity.id)) {
+            return fail(error_code::busy,
+                        fmt::format("{}: in use; disconnect its clients first", shown));
+        }
+    } else {
+        record.uuid = make_uuid();
+        record.name = request.name;
+        record.created_unix_seconds = time_.unix_seconds();
+    }
+    record.identity = hidden.what.hidden;
+    record.size_bytes = hidden.data->size_bytes();
+    record.external_origin.clear();
+    record.received_from = request.received_from;
+    return record;
+}
+
+result<void> pool_directory::publish_records(hidden_volume& hidden,
+                                             std::span<const std::int64_t> numbers,
+                                             std::span<const volume_record> records,
+                                             std::span<intent> reaps) {
+    std::vector<std::string> names;
+    for (const volume_record& record : records) {
+        names.push_back(record.name);
+    }
+    const auto stale = UTHIN_TRY(stale_records(names, {}));
+    // ORDER: DI1. The devices are durable; this one transaction makes them volumes, or nothing.
+    result<void> published = names_->publish(numbers, records, reaps, stale);
+    if (!published && published.error().code() != error_code::already_exists) {
+        // The file may hold it: the devices stay as they are until the next opening.
+        hidden.data.reset();
+    }
+    return published;
+}
+
+result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish_request& request) {
+    // ORDER: what was written is durable, data and mappings, before anybody can see it.
+    UTHIN_TRY_CTX(hidden.data->flush(), printable(directory_));
+    const lock_guard held(change_lock_);
+    UTHIN_TRY(prepare_change("publish a volume"));
+    std::vector<intent> reaps;
+    if (const auto old = UTHIN_TRY(find(request.name))) {
+        intent what;
+        what.kind = intent_kind::reap;
+        what.volume.name = request.name;
+        what.hidden = old->record.identity;
+        reaps.push_back(what);
+    }
+    std::vector<volume_record> records = {UTHIN_TRY(published_record(hidden, request))};
+    std::vector<std::int64_t> numbers = {hidden.what.number};
+    std::optional<intent> snapshot;
+    if (!request.snapshot.empty()) {
+        UTHIN_TRY(check_volume_name(request.snapshot, std::nullopt));
+        if (UTHIN_TRY(find(request.snapshot))) {
+            return fail(error_code::already_exists,
+                        fmt::format("{}/{}: exists already; use another name",
+                                    printable(directory_), printable(request.snapshot)));
+        }
+        snapshot = UTHIN_TRY(make_unpublished(UTHIN_TRY(unused_id(false)), hidden.what.hidden.id));
+        numbers.push_back(snapshot->number);
+        volume_record record = records.front();
+        record.uuid = make_uuid();
+        record.identity = snapshot->hidden;
+        record.name = request.snapshot;
+        record.parent_uuid = records.front().uuid;
+        record.created_unix_seconds = time_.unix_seconds();
+        record.labels.clear();
+        records.push_back(std::move(record));
+    }
+    auto published = publish_records(hidden, numbers, records, reaps);
+    if (!published) {
+        if (snapshot && hidden.data) {
+            reap_unpublished(*snapshot);
+        }
+        return published;
+    }
+    making_.erase(hidden.what.hidden.id);
+    hidden.data.reset();
+    for (const intent& what : reaps) {
+        reap_unpublished(what);
+    }
+    return {};
+}
+
+}  // namespace uthin

@@ -1,0 +1,31 @@
+// Which snapshots of different pools hold the same content.
+//
+// Invariants
+//   CI1  A copy that receive made has the content id of its source, through any number of pools.
+// Threads   Plain functions.
+// Failures  None.
+#pragma once
+
+#include <algorithm>
+
+#include "pool/pool_service.h"
+#include "replication/stream_format.h"
+
+namespace uthin::replication {
+
+// Volumes change; a snapshot is what nobody is supposed to write to.
+[[nodiscard]] inline bool is_snapshot(const volume_info& volume) {
+    return !volume.uuid.empty() && !volume.parent_uuid.empty();
+}
+
+[[nodiscard]] inline const std::string& content_id(const volume_info& snapshot) {
+    return snapshot.received_from.empty() ? snapshot.uuid : snapshot.received_from;
+}
+
+[[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,
+                                                    std::string_view name) {
+    const auto at = std::ranges::find(volumes, name, &volume_info::name);
+    return at == volumes.end() ? nullptr : &*at;
+}
+
+}  // namespace uthin::replication

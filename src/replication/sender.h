@@ -1,0 +1,41 @@
+// Sends a snapshot, or what changed since another one, as a stream.
+//
+// Invariants
+//   SE1  Data is read from snapshots only: of a volume one is made for the stream, and deleted
+//        afterwards.
+//   SE2  The price is that of what changed (or is mapped, without a base), not of the size.
+// Threads   One.
+// Failures  not_found, invalid_argument (the base is no snapshot), unsupported (different external
+//           origins); those of the pool and of the sink. The stream is worthless then, and has no
+//           end, so that no receiver takes it.
+#pragma once
+
+#include <functional>
+
+#include "pool/pool_service.h"
+#include "replication/stream_writer.h"
+
+namespace uthin::replication {
+
+// How far in the volume the work has come.
+using progress_function = std::function<void(std::uint64_t position_bytes)>;
+
+struct send_request {
+    std::string name{};
+    std::string from{};  // empty: the whole content
+    bool compress = false;
+    progress_function progress{};
+    std::function<void(std::uint64_t size_bytes)> begun{};
+};
+
+struct send_reply {
+    stream_header header{};
+    std::uint64_t data_bytes = 0;  // of the volume, before compression
+    std::uint64_t zero_bytes = 0;
+};
+
+// Works on an idle pool and on a served one.
+[[nodiscard]] result<send_reply> send_snapshot(pool_service& pool, const send_request& request,
+                                               byte_sink& sink);
+
+}  // namespace uthin::replication

@@ -1,0 +1,59 @@
+// Writes a stream: records in order, numbered, checked, the last one with the digest of all.
+//
+// Invariants
+//   SW1  Offsets ascend; a range of zeros is one record however many calls it was told in.
+// Threads   One.
+// Failures  Those of the sink; the stream is worthless then. invalid_argument: offsets that do not
+//           ascend.
+#pragma once
+
+#include <optional>
+
+#include "replication/digest.h"
+#include "replication/stream_format.h"
+
+namespace uthin::replication {
+
+class byte_sink {
+public:
+    byte_sink() = default;
+    byte_sink(const byte_sink&) = delete;
+    byte_sink& operator=(const byte_sink&) = delete;
+    virtual ~byte_sink() = default;
+    [[nodiscard]] virtual result<void> write(std::span<const std::byte> bytes) = 0;
+};
+
+class stream_writer {
+public:
+    // `sink` outlives it. Data is compressed where that makes it smaller.
+    [[nodiscard]] static result<stream_writer> begin(byte_sink& sink, const stream_header& header,
+                                                     bool compress);
+    // Up to data_bytes_max.
+    [[nodiscard]] result<void> data(std::uint64_t offset_bytes, std::span<const std::byte> bytes);
+    // The range reads as zeros.
+    [[nodiscard]] result<void> zeros(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+    [[nodiscard]] result<void> end();
+
+private:
+    stream_writer(byte_sink& sink, digest sum, bool compress)
+        : sink_(sink), digest_(std::move(sum)), compress_(compress) {}
+    [[nodiscard]] result<void> ascend(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+    [[nodiscard]] result<void> put(std::span<const std::byte> bytes);
+    [[nodiscard]] result<void> record(record_kind kind, std::uint16_t flags,
+                                      std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                                      std::span<const std::byte> payload);
+    [[nodiscard]] result<void> flush_zeros();
+
+    byte_sink& sink_;
+    digest digest_;
+    bool compress_;
+    std::vector<std::byte> compressed_;
+    std::uint64_t sequence_ = 0;
+    std::uint64_t position_bytes_ = 0;
+    std::uint64_t zeros_begin_ = 0;
+    std::uint64_t zeros_end_ = 0;
+    std::uint64_t data_bytes_ = 0;
+    std::uint64_t zero_bytes_ = 0;
+};
+
+}  // namespace uthin::replication
