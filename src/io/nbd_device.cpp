@@ -1,13 +1,13 @@
 #include "io/nbd_device.h"
 
 #include <fmt/format.h>
-#include <libnbd.h>
 
 #include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "io/nbd_library.h"
 #include "io/range_check.h"
 #include "io/system_error.h"
 
@@ -18,10 +18,16 @@ constexpr std::size_t in_flight_max = 64;
 constexpr std::uint64_t range_request_bytes_max = std::uint64_t{1} << 30;  // 32 bits on the wire
 constexpr std::size_t zero_bytes_max = std::size_t{1} << 20;
 
+// Only where a device exists or is being opened: the library is there.
+const nbd_library& nbd() {
+    static const nbd_library& library = **load_nbd_library();
+    return library;
+}
+
 // libnbd keeps the last error for each thread.
 std::unexpected<error> nbd_failure(const std::string& uri, const char* what) {
-    const char* const text = nbd_get_error();
-    return io_failure(nbd_get_errno(),
+    const char* const text = nbd().get_error();
+    return io_failure(nbd().get_errno(),
                       fmt::format("{}: {}: {}", uri, what, text != nullptr ? text : "no reason"));
 }
 
@@ -33,15 +39,16 @@ result<std::unique_ptr<nbd_device>> nbd_device::open(const std::string& uri,
         return fail(error_code::unsupported,
                     uri + " cannot be created from here; make the image on its server");
     }
-    nbd_handle* const handle = nbd_create();
+    UTHIN_TRY(load_nbd_library());
+    nbd_handle* const handle = nbd().create();
     if (handle == nullptr) {
         return nbd_failure(uri, "libnbd does not start");
     }
     std::unique_ptr<nbd_device> device(new nbd_device(uri, handle));
-    if (nbd_set_uri_allow_local_file(handle, true) != 0) {
+    if (nbd().set_uri_allow_local_file(handle, true) != 0) {
         return nbd_failure(uri, "libnbd does not start");
     }
-    if (nbd_connect_uri(handle, uri.c_str()) != 0) {
+    if (nbd().connect_uri(handle, uri.c_str()) != 0) {
         return nbd_failure(uri, "cannot connect; is the server running and the export there?");
     }
     UTHIN_TRY(device->learn(options));
@@ -50,12 +57,12 @@ result<std::unique_ptr<nbd_device>> nbd_device::open(const std::string& uri,
 
 nbd_device::~nbd_device() {
     // Polite if the connection still lives; nothing depends on it.
-    static_cast<void>(nbd_shutdown(handle_, 0));
-    nbd_close(handle_);
+    static_cast<void>(nbd().shutdown(handle_, 0));
+    nbd().close(handle_);
 }
 
 result<void> nbd_device::learn(const open_options& options) {
-    const std::int64_t size_bytes = nbd_get_size(handle_);
+    const std::int64_t size_bytes = nbd().get_size(handle_);
     if (size_bytes < 0) {
         return nbd_failure(uri_, "its size cannot be learned");
     }
@@ -65,18 +72,18 @@ result<void> nbd_device::learn(const open_options& options) {
                     fmt::format("{} has only {} bytes; at least {} are needed", uri_, size_bytes_,
                                 options.size_bytes_min));
     }
-    if (!options.read_only && nbd_is_read_only(handle_) == 1) {
+    if (!options.read_only && nbd().is_read_only(handle_) == 1) {
         return fail(error_code::read_only, uri_ + " is a read-only export; open it read-only");
     }
-    if (!options.read_only && nbd_can_flush(handle_) != 1) {
+    if (!options.read_only && nbd().can_flush(handle_) != 1) {
         return fail(error_code::unsupported,
                     uri_ +
                         ": its server has no FLUSH, so nothing could be made durable; open it "
                         "read-only, or use another server");
     }
     // 0: the server did not say; then anything goes.
-    const std::int64_t minimum_bytes = nbd_get_block_size(handle_, LIBNBD_SIZE_MINIMUM);
-    const std::int64_t maximum_bytes = nbd_get_block_size(handle_, LIBNBD_SIZE_MAXIMUM);
+    const std::int64_t minimum_bytes = nbd().get_block_size(handle_, LIBNBD_SIZE_MINIMUM);
+    const std::int64_t maximum_bytes = nbd().get_block_size(handle_, LIBNBD_SIZE_MAXIMUM);
     if (minimum_bytes > 0) {
         capabilities_.alignment_bytes = static_cast<std::uint32_t>(minimum_bytes);
     }
@@ -85,10 +92,10 @@ result<void> nbd_device::learn(const open_options& options) {
             std::min(request_bytes_max_, static_cast<std::uint64_t>(maximum_bytes));
     }
     capabilities_.read_only = options.read_only;
-    capabilities_.can_discard = !options.read_only && nbd_can_trim(handle_) == 1;
-    can_write_zeroes_ = nbd_can_zero(handle_) == 1;
+    capabilities_.can_discard = !options.read_only && nbd().can_trim(handle_) == 1;
+    can_write_zeroes_ = nbd().can_zero(handle_) == 1;
     capabilities_.fast_write_zeroes = !options.read_only && can_write_zeroes_;
-    capabilities_.rotational = nbd_is_rotational(handle_) == 1;
+    capabilities_.rotational = nbd().is_rotational(handle_) == 1;
     return {};
 }
 
@@ -105,7 +112,7 @@ result<void> nbd_device::read(std::uint64_t offset_bytes, std::span<std::byte> b
     const lock_guard held(lock_);
     while (!buffer.empty()) {
         const std::uint64_t part = std::min<std::uint64_t>(buffer.size(), request_bytes_max_);
-        if (nbd_pread(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
+        if (nbd().pread(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
             return nbd_failure(uri_, "read failed");
         }
         buffer = buffer.subspan(part);
@@ -119,7 +126,7 @@ result<void> nbd_device::write(std::uint64_t offset_bytes, std::span<const std::
     const lock_guard held(lock_);
     while (!buffer.empty()) {
         const std::uint64_t part = std::min<std::uint64_t>(buffer.size(), request_bytes_max_);
-        if (nbd_pwrite(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
+        if (nbd().pwrite(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
             return nbd_failure(uri_, "write failed");
         }
         buffer = buffer.subspan(part);
@@ -140,7 +147,7 @@ result<void> nbd_device::flush() {
                         "be lost",
                     EIO);
     }
-    if (nbd_flush(handle_, 0) != 0) {
+    if (nbd().flush(handle_, 0) != 0) {
         flush_failed_ = true;
         return nbd_failure(uri_, "flush failed");
     }
@@ -155,7 +162,7 @@ result<void> nbd_device::discard(std::uint64_t offset_bytes, std::uint64_t lengt
     const lock_guard held(lock_);
     while (length_bytes != 0) {
         const std::uint64_t part = std::min(length_bytes, range_request_bytes_max);
-        if (nbd_trim(handle_, part, offset_bytes, 0) != 0) {
+        if (nbd().trim(handle_, part, offset_bytes, 0) != 0) {
             return nbd_failure(uri_, "trim failed");
         }
         offset_bytes += part;
@@ -179,7 +186,7 @@ result<void> nbd_device::write_zeroes(std::uint64_t offset_bytes, std::uint64_t 
     const lock_guard held(lock_);
     while (length_bytes != 0) {
         const std::uint64_t part = std::min(length_bytes, range_request_bytes_max);
-        if (nbd_zero(handle_, part, offset_bytes, 0) != 0) {
+        if (nbd().zero(handle_, part, offset_bytes, 0) != 0) {
             return nbd_failure(uri_, "write-zeroes failed");
         }
         offset_bytes += part;
@@ -206,11 +213,11 @@ public:
         while (!rest.empty()) {
             collect(in_flight_max - 1);
             const std::uint64_t part = std::min<std::uint64_t>(rest.size(), request_bytes_max);
-            const std::int64_t cookie = is_read
-                                            ? nbd_aio_pread(handle_, rest.data(), part,
-                                                            offset_bytes, NBD_NULL_COMPLETION, 0)
-                                            : nbd_aio_pwrite(handle_, rest.data(), part,
-                                                             offset_bytes, NBD_NULL_COMPLETION, 0);
+            const std::int64_t cookie =
+                is_read ? nbd().aio_pread(handle_, rest.data(), part, offset_bytes,
+                                          NBD_NULL_COMPLETION, 0)
+                        : nbd().aio_pwrite(handle_, rest.data(), part, offset_bytes,
+                                           NBD_NULL_COMPLETION, 0);
             if (cookie < 0) {
                 note(nbd_failure(uri_, is_read ? "read failed" : "write failed"));
                 return;
@@ -232,8 +239,8 @@ private:
         retire();
         while (cookies_.size() > left_max) {
             // An interrupted wait is no end.
-            if (nbd_poll(handle_, -1) < 0 &&
-                (nbd_aio_is_dead(handle_) == 1 || nbd_aio_is_closed(handle_) == 1)) {
+            if (nbd().poll(handle_, -1) < 0 &&
+                (nbd().aio_is_dead(handle_) == 1 || nbd().aio_is_closed(handle_) == 1)) {
                 note(nbd_failure(uri_, "the connection is lost"));
                 retire();
                 // A dead connection completes nothing any more and touches no buffer.
@@ -246,7 +253,7 @@ private:
 
     void retire() {
         std::erase_if(cookies_, [this](std::uint64_t cookie) {
-            const int status = nbd_aio_command_completed(handle_, cookie);
+            const int status = nbd().aio_command_completed(handle_, cookie);
             if (status < 0) {
                 note(nbd_failure(uri_, "a request failed"));
             }
