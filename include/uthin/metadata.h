@@ -222,7 +222,8 @@ public:
     void set_freed_callback(std::function<void(data_block)> freed);
     // Writer. The first run of at most `count_max` blocks in `within` that alloc_data_block() could
     // return; it will not until release_held_data(). For work on free space: discarding it. Not a
-    // mutation. An abort ends all holds.
+    // mutation. An abort ends all holds. While there are some, a full pool is no reason to revoke
+    // read views: release and allocate again.
     [[nodiscard]] result<std::optional<range<data_block>>> hold_free_data(range<data_block> within,
                                                                           std::uint64_t count_max);
     void release_held_data();

@@ -137,7 +137,7 @@ result<std::optional<range<data_block>>> space_map_disk::hold_free(range<data_bl
     const std::uint64_t stop = std::min(within.end.value(), counts_.nr_blocks());
     const auto taken = [this](std::uint64_t block) { return is_held(block); };
     const auto begin =
-        UTHIN_TRY(counts_.find_free(std::min(within.begin.value(), stop), stop, false, taken));
+        UTHIN_TRY(counts_.find_free(std::min(within.begin.value(), stop), stop, true, taken));
     if (!begin) {
         return std::nullopt;
     }

@@ -48,6 +48,7 @@ public:
     [[nodiscard]] result<std::optional<range<data_block>>> hold_free(range<data_block> within,
                                                                      std::uint64_t count_max);
     void release_held() noexcept;
+    [[nodiscard]] bool holds_some() const noexcept { return !held_.empty(); }
     [[nodiscard]] view_quarantine& quarantine() noexcept { return counts_.quarantine(); }
     void forget_exhaustion() noexcept { exhausted_ = false; }
 

@@ -43,6 +43,9 @@ public:
                 if (found.error().code() != error_code::no_data_space) {
                     return engine_.refuse(*this, std::move(found).error());
                 }
+                if (engine_.space_trimmer().let_go()) {
+                    continue;
+                }
                 return count_ > 0 ? next::done : nothing_found();
             }
             for (data_block block = found->begin; block < found->end; ++block) {
@@ -61,9 +64,6 @@ public:
 private:
     // Blocks freed in this transaction can be had after a commit.
     [[nodiscard]] next nothing_found() {
-        if (engine_.space_trimmer().let_go()) {
-            return next::again;
-        }
         if (!retried() && engine_.frees_pending()) {
             return next::space;
         }

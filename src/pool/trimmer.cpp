@@ -12,7 +12,7 @@ namespace {
 // Pieces of 16 bytes that wait; more are forgotten.
 constexpr std::size_t pieces_max = 1U << 16;
 // One step: how long an allocation that needs the blocks may have to wait.
-constexpr std::size_t pieces_per_step = 64;
+constexpr std::size_t looks_per_step = 64;
 constexpr std::uint64_t bytes_per_step = 64ULL << 20;
 
 }  // namespace
@@ -97,9 +97,11 @@ void trimmer::add_pending(std::span<const run> blocks) {
             return;
         }
     }
-    for (std::vector<run> held = take_some(); !held.empty(); held = take_some()) {
-        discard(held);
+    for (bool left = true; left;) {
+        discard(take_some());
         engine_.metadata().release_held_data();
+        lock_guard held(lock_);
+        left = !pending_.empty();
     }
 }
 
@@ -125,7 +127,10 @@ std::vector<trimmer::run> trimmer::take_some() {
     std::vector<run> held;
     std::uint64_t left = std::max<std::uint64_t>(bytes_per_step / engine_.block_bytes(), 1);
     lock_guard locked(lock_);
-    while (!pending_.empty() && left > 0 && held.size() < pieces_per_step) {
+    if (!enabled()) {
+        pending_.clear();  // the mode was changed meanwhile
+    }
+    for (std::size_t looks = 0; looks < looks_per_step && !pending_.empty() && left > 0; ++looks) {
         run& next = pending_.front();
         const auto found = engine_.metadata().hold_free_data(next, left);
         if (!found || !*found) {
@@ -173,7 +178,9 @@ void trimmer::step() {
     {
         lock_guard held(lock_);
         if (!taken || phase_ != phase::held) {
+            // Nothing was free, or an allocation needed it: later, if it is free then.
             pending_.insert(pending_.end(), blocks.begin(), blocks.end());
+            changed_.notify_all();
             return;
         }
         phase_ = phase::at_device;

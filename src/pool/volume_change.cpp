@@ -160,8 +160,8 @@ result<void> volume_io::unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t 
         progress.only_mapped = false;
         UTHIN_TRY(write_held(write_source::zeros(), origin_stop, progress));
         progress.only_mapped = true;
-        begin_bytes = origin_stop;
     }
+    begin_bytes = std::max(begin_bytes, origin_stop);
     const std::uint64_t whole_begin =
         (begin_bytes + block_bytes_ - 1) / block_bytes_ * block_bytes_;
     const std::uint64_t whole_end = end_bytes / block_bytes_ * block_bytes_;

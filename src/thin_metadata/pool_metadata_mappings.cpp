@@ -244,8 +244,10 @@ result<range<data_block>> metadata::alloc_data_range(std::uint64_t count_max) {
         impl_->make_metadata_room();
         const std::uint64_t count = std::max<std::uint64_t>(count_max, 1);
         auto allocated = impl_->open_->data_map.new_range(count);
-        // Views keep blocks from being reused; the oldest goes first when that makes the pool full.
+        // Views keep blocks from being reused; the oldest goes first when that makes the pool full,
+        // and not what is held only.
         while (!allocated && allocated.error().code() == error_code::no_data_space &&
+               !impl_->open_->data_map.holds_some() &&
                impl_->open_->data_map.quarantine().kept_blocks() != 0) {
             impl_->release_dead_views();
             if (impl_->open_->data_map.quarantine().kept_blocks() != 0) {
