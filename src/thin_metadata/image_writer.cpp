@@ -229,7 +229,8 @@ result<disk_space_map_root> image_writer::write_data_space_map(const count_array
                                .ref_count_root = overflow.value()};
 }
 
-// The bitmaps count themselves: every block is allocated before the first bitmap is filled.
+// The bitmaps count themselves: every block is allocated before the first bitmap is filled, the
+// index block as the last of the image (install_image relies on it).
 result<disk_space_map_root> image_writer::write_metadata_space_map() {
     const metadata_block overflow = UTHIN_TRY(write_overflow(counts_));
     std::vector<metadata_block> bitmaps;

@@ -238,7 +238,9 @@ result<void> install_image(block_device& image, block_device& target) {
         metadata_block(0),
         persistent_data::const_block_bytes(superblock.data(), metadata_block_size_bytes)));
     UTHIN_TRY(write_unfinished_mark(target));
-    const std::uint64_t end = header.metadata_sm_root.nr_allocated * metadata_block_size_bytes;
+    // The index block of the metadata space map is the last one that a restorer allocates. Counting
+    // the used blocks would not do: merged leaves leave holes.
+    const std::uint64_t end = (header.metadata_sm_root.bitmap_root + 1) * metadata_block_size_bytes;
     aligned_buffer buffer(copy_bytes_max);
     for (std::uint64_t at = metadata_block_size_bytes; at < end;) {
         const auto piece = buffer.span().first(

@@ -89,8 +89,8 @@ private:
 [[nodiscard]] result<void> move_data(block_device& data, const shrink_plan& plan,
                                      const std::function<void(std::uint64_t bytes)>& progress);
 
-// Puts a freshly restored image (whose used blocks are its first ones) on a device of at least its
-// size: the device holds what it held, no pool, or the new one.
+// Puts a freshly restored image (nothing of it lies behind its metadata index block) on a device of
+// at least its size: the device holds what it held, no pool, or the new one.
 [[nodiscard]] result<void> install_image(block_device& image, block_device& target);
 
 }  // namespace uthin::thin_metadata

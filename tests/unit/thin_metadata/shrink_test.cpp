@@ -184,6 +184,28 @@ TEST(Shrink, AnInstallationBrokenOffLeavesTheOldPoolOrNone) {
     }
 }
 
+// A small shared piece that is merged with what stands before it leaves a hole among the blocks.
+TEST(Shrink, AnImageWithHolesIsInstalledWhole) {
+    io::memory_device image(512 * metadata_block_size_bytes);
+    restorer made(image, {});
+    ASSERT_OK(made.begin_pool(mapping_model().pool));
+    ASSERT_OK(made.begin_shared("piece"));
+    ASSERT_OK(made.run({virtual_block(900), data_block(900), 3, 1}));
+    ASSERT_OK(made.end_shared());
+    for (std::uint64_t id = 0; id < 2; ++id) {
+        ASSERT_OK(made.begin_device({.id = device_id(id), .details = {}}));
+        ASSERT_OK(made.run({virtual_block(0), data_block(id * 400), 100, 1}));
+        ASSERT_OK(made.reference("piece"));
+        ASSERT_OK(made.end_device());
+    }
+    ASSERT_OK(made.end_pool());
+    test::expect_clean(image);
+    io::memory_device target(512 * metadata_block_size_bytes);
+    ASSERT_OK(install_image(image, target));
+    test::expect_clean(target);
+    EXPECT_EQ(test::model_of(target)->devices, test::model_of(image)->devices);
+}
+
 TEST(Shrink, AnImageIsInstalledWithItsSuperblockLast) {
     const auto image = test::image_of(model_with({{0, 1}}, 100));
     ASSERT_NE(image, nullptr);
