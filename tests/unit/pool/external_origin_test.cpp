@@ -37,13 +37,15 @@ struct origin_image {
     }
     std::shared_ptr<volume> open(pool_rig& rig, std::uint64_t id, std::uint64_t size_bytes) {
         auto opened = rig->open_volume(device_id(id), size_bytes, false,
-                                       std::make_unique<test::borrowed_device>(device));
+                                       std::make_unique<test::borrowed_device>(faulty));
         EXPECT_THAT(opened, IsOk());
         return opened ? std::move(*opened) : nullptr;
     }
 
     std::vector<std::byte> content;
     io::memory_device device;
+    io::fault_plan plan;
+    io::fault_device faulty{device, plan};
 };
 
 std::shared_ptr<volume> make(pool_rig& rig, origin_image& origin, std::uint64_t id,
@@ -86,16 +88,11 @@ TEST(ExternalOrigin, APartialWriteKeepsTheImageAroundIt) {
 TEST(ExternalOrigin, AWriteOfWholeBlocksDoesNotReadIt) {
     pool_rig rig;
     origin_image origin(volume_bytes);
-    io::fault_plan plan;
-    io::fault_device counted(origin.device, plan);
-    ASSERT_OK(rig->create_thin(device_id(0)));
-    ASSERT_OK_AND_ASSIGN(auto volume,
-                         rig->open_volume(device_id(0), volume_bytes, false,
-                                          std::make_unique<test::borrowed_device>(counted)));
+    auto volume = make(rig, origin, 0);
     ASSERT_OK(volume->write(block_bytes, pattern(1, 3 * block_bytes)));
-    EXPECT_EQ(plan.count(operation_kind::read), 0U);
+    EXPECT_EQ(origin.plan.count(operation_kind::read), 0U);
     EXPECT_EQ(read_all(*volume, block_bytes, 3 * block_bytes), pattern(1, 3 * block_bytes));
-    EXPECT_EQ(plan.count(operation_kind::write), 0U);
+    EXPECT_EQ(origin.plan.count(operation_kind::write), 0U);
 }
 
 TEST(ExternalOrigin, ADiscardShowsItAgain) {
@@ -147,21 +144,16 @@ TEST(ExternalOrigin, IsDataForWhoAsksWhereDataIs) {
 TEST(ExternalOrigin, AFailedReadOfItFailsTheRequestAndMapsNothing) {
     pool_rig rig;
     origin_image origin(volume_bytes);
-    io::fault_plan plan;
-    io::fault_device faulty(origin.device, plan);
-    ASSERT_OK(rig->create_thin(device_id(0)));
-    ASSERT_OK_AND_ASSIGN(auto volume,
-                         rig->open_volume(device_id(0), volume_bytes, false,
-                                          std::make_unique<test::borrowed_device>(faulty)));
+    auto volume = make(rig, origin, 0);
     io::fault_rule rule;
     rule.kinds = {operation_kind::read};
     rule.persistent = true;
-    plan.arm(rule);
+    origin.plan.arm(rule);
     std::vector<std::byte> buffer(4096);
     EXPECT_THAT(volume->read(0, buffer), HasCode(error_code::io_error));
     EXPECT_THAT(volume->write(100, pattern(1, 100)), HasCode(error_code::io_error));
     EXPECT_EQ(rig->mode(), pool_mode::write);
-    plan.disarm();
+    origin.plan.disarm();
     EXPECT_EQ(read_all(*volume, 0, volume_bytes), origin.seen());
     ASSERT_OK(rig->commit());
     EXPECT_EQ(rig->status()->data_used_blocks, 0U);
