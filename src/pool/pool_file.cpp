@@ -213,6 +213,11 @@ result<pool_file> parse_pool_file(std::string_view text, std::string_view path) 
     return file;
 }
 
+bool is_pool_directory(const std::string& path) {
+    return io::kind_of_file(path) == io::file_kind::directory &&
+           io::kind_of_file(path + "/pool.json") != io::file_kind::absent;
+}
+
 result<pool_file> load_pool_file(const std::string& directory) {
     const std::string path = directory + "/pool.json";
     auto text = io::read_file(path, file_bytes_max);

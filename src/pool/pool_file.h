@@ -48,6 +48,8 @@ struct pool_file {
 // `path` is for messages.
 [[nodiscard]] result<pool_file> parse_pool_file(std::string_view text, std::string_view path);
 
+// Whether there is a DIR/pool.json, whatever it says.
+[[nodiscard]] bool is_pool_directory(const std::string& path);
 // DIR/pool.json.
 [[nodiscard]] result<pool_file> load_pool_file(const std::string& directory);
 [[nodiscard]] result<void> store_pool_file(const std::string& directory, const pool_file& file);

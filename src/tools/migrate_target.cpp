@@ -8,6 +8,7 @@
 #include "io/open.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
+#include "pool/pool_file.h"
 
 namespace uthin::tools {
 
@@ -169,7 +170,7 @@ result<std::unique_ptr<migrate_target>> open_volume_target(const std::string& pa
 bool is_volume_path(const std::string& path) {
     const auto where = split_volume_path(path);
     return where && io::kind_of_file(path) == io::file_kind::absent &&
-           io::kind_of_file(where->directory + "/pool.json") != io::file_kind::absent;
+           is_pool_directory(where->directory);
 }
 
 result<volume_source> find_volume(const std::string& path) {

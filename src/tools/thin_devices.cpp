@@ -13,8 +13,7 @@
 namespace uthin::tools {
 
 result<std::optional<std::string>> pool_data_url(const std::string& path) {
-    if (io::kind_of_file(path) != io::file_kind::directory ||
-        io::kind_of_file(path + "/pool.json") == io::file_kind::absent) {
+    if (!is_pool_directory(path)) {
         return std::nullopt;
     }
     const pool_file pool = UTHIN_TRY(load_pool_file(path));

@@ -152,6 +152,9 @@ result<void> dump_metadata_to(const dump_line& line, mapping_sink& text,
 }
 
 result<void> dump(const dump_line& line) {
+    if (line.output) {
+        UTHIN_TRY(refuse_same_file(*line.input, *line.output));
+    }
     text_file target(line.output);
     const auto dialect = line.no_sharing ? dump_dialect::v0_9 : dump_dialect::v1;
     thin_metadata::xml_writer xml(target.output(), dialect);

@@ -39,9 +39,6 @@ std::unexpected<error> file_failure(const std::string& path) {
 
 // Asks before metadata is written over.
 result<void> confirm(const pack_line& line) {
-    if (is_same_file(*line.input, *line.output)) {
-        return fail(error_code::invalid_argument, "input and output are the same file");
-    }
     const file_handle there(std::fopen(line.output->c_str(), "re"));
     aligned_buffer block(metadata_block_size_bytes);
     if (line.force || there == nullptr ||
@@ -76,6 +73,8 @@ result<void> finish_file(std::FILE* file, const std::string& path) {
 
 result<void> pack(const pack_line& line) {
     const auto device = UTHIN_TRY(open_metadata_input(*line.input, access::exclusive_read));
+    UTHIN_TRY(refuse_same_file(*line.input, *line.output));
+    const auto claim = UTHIN_TRY(claim_output(*line.output));
     UTHIN_TRY(confirm(line));
     const file_handle file(std::fopen(line.output->c_str(), "we"));
     if (file == nullptr) {
@@ -104,6 +103,8 @@ result<void> unpack(const pack_line& line) {
         return fail(error_code::invalid_argument,
                     fmt::format("Not a block device or regular file '{}'.", *line.input));
     }
+    UTHIN_TRY(refuse_same_file(*line.input, *line.output));
+    const auto claim = UTHIN_TRY(claim_output(*line.output));
     UTHIN_TRY(confirm(line));
     file_handle to;
     const thin_metadata::unpack_target target{

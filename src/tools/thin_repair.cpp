@@ -95,9 +95,7 @@ result<void> repair(const repair_line& line) {
     const auto input = UTHIN_TRY(open_metadata_input(*line.input, access::exclusive_read));
     std::unique_ptr<block_device> output;
     if (!line.explain) {
-        if (is_same_file(*line.input, *line.output)) {
-            return fail(error_code::invalid_argument, "input and output are the same file");
-        }
+        UTHIN_TRY(refuse_same_file(*line.input, *line.output));
         output = UTHIN_TRY(open_metadata_output(*line.output));
     }
     thin_metadata::salvage_options how = line.salvage.options();

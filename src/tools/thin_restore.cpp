@@ -97,9 +97,7 @@ result<void> restore(const restore_line& line) {
         return fail(error_code::io_error, fmt::format("{}: {}", *line.input, std::strerror(errno)),
                     errno);
     }
-    if (is_same_file(*line.input, *line.output)) {
-        return fail(error_code::invalid_argument, "input and output are the same file");
-    }
+    UTHIN_TRY(refuse_same_file(*line.input, *line.output));
     const auto device = UTHIN_TRY(open_metadata_output(*line.output));
     if (status.type() == std::filesystem::file_type::regular) {
         rehearsal attempt(line.overrides,

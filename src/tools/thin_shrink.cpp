@@ -132,6 +132,7 @@ public:
                         fmt::format("Not a regular file '{}'.", path));
         }
         auto made = std::make_unique<prepared_xml>(path);
+        made->claim_ = UTHIN_TRY(claim_output(path));
         text_file text(made->new_path_);
         thin_metadata::xml_writer writer(text.output(), thin_metadata::dump_dialect::v1);
         thin_metadata::shrink_filter filter(writer, plan);
@@ -155,6 +156,7 @@ public:
     }
 
 private:
+    std::unique_ptr<block_device> claim_;
     std::string path_;
     std::string new_path_;
     bool installed_ = false;
@@ -173,9 +175,7 @@ result<std::unique_ptr<block_device>> open_data(const shrink_line& line) {
 }
 
 result<void> shrink(const shrink_line& line) {
-    if (is_same_file(*line.input, *line.output)) {
-        return fail(error_code::invalid_argument, "input and output are the same file");
-    }
+    UTHIN_TRY(refuse_same_file(*line.input, *line.output));
     const mapping_source source =
         UTHIN_TRY(line.binary ? open_image(*line.input) : open_xml(*line.input));
     thin_metadata::shrink_survey survey;

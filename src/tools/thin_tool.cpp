@@ -10,6 +10,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/result.h"
+#include "io/durable_file.h"
 #include "io/open.h"
 #include "pool/pool_file.h"
 
@@ -29,8 +30,7 @@ result<std::string> resolve(const std::string& path, std::string_view what) {
         status.type() == std::filesystem::file_type::none) {
         return fail(error_code::not_found, fmt::format("Couldn't find {} file '{}'", what, path));
     }
-    if (status.type() == std::filesystem::file_type::directory &&
-        std::filesystem::exists(path + "/pool.json", ignored)) {
+    if (is_pool_directory(path)) {
         const pool_file pool = UTHIN_TRY(load_pool_file(path));
         return resolved_url(path, pool.metadata);
     }
@@ -40,6 +40,18 @@ result<std::string> resolve(const std::string& path, std::string_view what) {
                     fmt::format("Not a block device or regular file '{}'.", path));
     }
     return "file:" + path;
+}
+
+// The local file or disk that a path, URL or pool directory means; a URL that means none as it is.
+std::string meant_file(const std::string& path) {
+    std::string meant = path;
+    if (is_pool_directory(path)) {
+        if (const auto pool = load_pool_file(path)) {
+            meant = resolved_url(path, pool->metadata);
+        }
+    }
+    const std::string local = path_of_url(meant);
+    return local.empty() ? meant : local;
 }
 
 result<void> refuse_xml(block_device& device) {
@@ -91,9 +103,28 @@ result<std::unique_ptr<block_device>> open_metadata_output(const std::string& pa
     return device;
 }
 
-bool is_same_file(const std::string& a, const std::string& b) {
-    std::error_code ignored;
-    return std::filesystem::equivalent(a, b, ignored);
+result<void> refuse_same_file(const std::string& input, const std::string& output) {
+    const std::string from = meant_file(input);
+    const std::string to = meant_file(output);
+    if (from == to || io::is_same_file(from, to)) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{} and {} are the same file; give another output", input, output));
+    }
+    return {};
+}
+
+result<std::unique_ptr<block_device>> claim_output(const std::string& path) {
+    const io::file_kind kind = io::kind_of_file(path);
+    if (kind != io::file_kind::regular && kind != io::file_kind::block_device) {
+        return nullptr;
+    }
+    io::open_options options;
+    options.direct = false;
+    auto claimed = io::open_device("file:" + path, options);
+    if (!claimed && claimed.error().code() == error_code::unsupported) {
+        return nullptr;  // a system without locks
+    }
+    return claimed;
 }
 
 result<input_metadata> open_metadata_view(const std::string& path, bool metadata_snapshot) {
@@ -121,6 +152,9 @@ result<void> text_file::failure() const {
 
 result<void> text_file::write(std::string_view text) {
     if (file_ == nullptr) {
+        if (path_) {
+            claim_ = UTHIN_TRY(claim_output(*path_));
+        }
         file_ = path_ ? std::fopen(path_->c_str(), "we") : stdout;
         if (file_ == nullptr) {
             return failure();
@@ -145,6 +179,7 @@ result<void> text_file::close() {
     if (path_ && std::fclose(closing) != 0) {
         return failure();
     }
+    claim_.reset();
     return {};
 }
 

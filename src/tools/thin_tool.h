@@ -33,8 +33,11 @@ enum class access : std::uint8_t {
                                                                         access how);
 // The target of a restore or repair: at least 10 blocks.
 [[nodiscard]] result<std::unique_ptr<block_device>> open_metadata_output(const std::string& path);
-// Whether both names mean the same file or disk.
-[[nodiscard]] bool is_same_file(const std::string& a, const std::string& b);
+// Fails when both mean the same file or disk; a pool directory means its metadata.
+[[nodiscard]] result<void> refuse_same_file(const std::string& input, const std::string& output);
+// Keeps everybody else from a file or disk that is about to be written over. Null: there is
+// nothing yet, or something that cannot be locked.
+[[nodiscard]] result<std::unique_ptr<block_device>> claim_output(const std::string& path);
 
 struct input_metadata {
     std::unique_ptr<block_device> device;
@@ -43,7 +46,8 @@ struct input_metadata {
 [[nodiscard]] result<input_metadata> open_metadata_view(const std::string& path,
                                                         bool metadata_snapshot);
 
-// Standard output, or a file made (or emptied) at the first piece of text.
+// Standard output, or a file made (or emptied) at the first piece of text; busy when somebody else
+// has that file open.
 class text_file {
 public:
     explicit text_file(std::optional<std::string> path = std::nullopt) : path_(std::move(path)) {}
@@ -62,6 +66,7 @@ private:
     [[nodiscard]] result<void> failure() const;
 
     std::optional<std::string> path_;
+    std::unique_ptr<block_device> claim_;
     std::FILE* file_ = nullptr;
 };
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What every thin_* tool owes its caller, whatever it does: help, version, exit codes, one-line errors,
 inputs that are no metadata, an output that stays as it was, a reader that goes away."""
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -179,6 +181,58 @@ class Contract(unittest.TestCase):
             self.assertIn(b"Output file too small", outcome.stderr)
             with open(target, "rb") as after:
                 self.assertEqual(after.read(), b"x" * 4096 * 9)
+
+    def made_pool(self, name):
+        pool = os.path.join(self.folder.name, name)
+        made = run("uthin", "pool", "create", pool, "--data-size", "64M")
+        self.assertEqual(made.returncode, 0, made)
+        return pool
+
+    def content(self, path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    def test_an_output_that_is_the_input_is_left_alone(self):
+        pool = self.made_pool("both")
+        metadata, same = f"{pool}/metadata", self.file("same", self.bytes)
+        packed, xml = os.path.join(self.folder.name, "same-packed"), self.file("same-xml", self.content(self.xml))
+        self.assertEqual(run("thin_metadata_pack", "-i", same, "-o", packed).returncode, 0)
+        shrink = ("thin_shrink", "--no-copy", "--nr-blocks", "100")
+        for source, target, *call in (
+                (pool, metadata, "thin_metadata_pack", "-f", "-i", pool, "-o", metadata),
+                (pool, metadata, "thin_repair", "-i", pool, "-o", metadata),
+                (metadata, pool, "thin_repair", "-i", metadata, "-o", pool),
+                (pool, metadata, *shrink, "--binary", "-i", pool, "-o", metadata),
+                (pool, metadata, "thin_dump", "-o", metadata, pool),
+                (same, same, "thin_dump", "-o", same, same),
+                (same, same, "thin_metadata_pack", "-f", "-i", same, "-o", same),
+                (packed, packed, "thin_metadata_unpack", "-f", "-i", packed, "-o", packed),
+                (xml, xml, "thin_restore", "-i", xml, "-o", xml),
+                (xml, xml, *shrink, "-i", xml, "-o", xml)):
+            with self.subTest(call=call):
+                written = metadata if target == pool else target
+                before = self.content(written)
+                outcome = run(*call)
+                self.refused(outcome)
+                self.assertIn(f"{source} and {target} are the same file", outcome.stderr.decode())
+                self.assertEqual(self.content(written), before)
+
+    def test_an_output_that_somebody_uses_is_left_alone(self):
+        target = self.file("used", self.bytes)
+        packed = os.path.join(self.folder.name, "packed")
+        self.assertEqual(run("thin_metadata_pack", "-f", "-i", self.image, "-o", packed).returncode, 0)
+        with open(target, "r+b") as held:
+            # As a running pool locks its metadata: F_OFD_SETLK.
+            fcntl.fcntl(held, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+            for call in (["thin_metadata_pack", "-f", "-i", self.image, "-o", target],
+                         ["thin_metadata_unpack", "-f", "-i", packed, "-o", target],
+                         ["thin_dump", "-o", target, self.image],
+                         ["thin_shrink", "--no-copy", "--nr-blocks", "400", "-i", self.xml, "-o", target]):
+                with self.subTest(call=call):
+                    outcome = run(*call)
+                    self.refused(outcome)
+                    self.assertIn(target.encode(), outcome.stderr)
+                    self.assertEqual(self.content(target), self.bytes)
 
     def test_a_reader_that_goes_away_is_no_noise(self):
         read_end, write_end = os.pipe()
