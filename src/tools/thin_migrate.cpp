@@ -42,6 +42,8 @@ struct migrate_source {
     std::unique_ptr<block_device> data;
     device_id device;
     std::optional<std::uint64_t> size_bytes;
+    std::string metadata_path;
+    std::string data_path;
 };
 
 result<migrate_source> open_source(const migrate_line& line) {
@@ -70,10 +72,12 @@ result<migrate_source> open_source(const migrate_line& line) {
         return fail(error_code::invalid_argument,
                     "no data device: give --data-dev, or a pool directory as --metadata-dev");
     }
+    source.metadata_path = metadata;
+    source.data_path = line.data ? *line.data : *of_pool;
     source.metadata = UTHIN_TRY(open_metadata_view(metadata, line.metadata_snapshot));
-    source.data = UTHIN_TRY(open_data_device(
-        line.data ? *line.data : *of_pool,
-        line.metadata_snapshot ? data_access::live_read : data_access::shared_read));
+    source.data = UTHIN_TRY(open_data_device(source.data_path, line.metadata_snapshot
+                                                                   ? data_access::live_read
+                                                                   : data_access::shared_read));
     return source;
 }
 
@@ -109,6 +113,16 @@ result<std::uint64_t> device_size(const migrate_line& line, migrate_source& sour
     return size_bytes;
 }
 
+// The source is not locked when it is that of a live pool.
+result<void> expect_elsewhere(const migrate_line& line, const migrate_source& source) {
+    const std::string& target = line.target_file ? *line.target_file : *line.target_device;
+    if (!line.target_file && io::kind_of_file(target) != io::file_kind::block_device) {
+        return {};
+    }
+    UTHIN_TRY(refuse_same_file(source.metadata_path, target));
+    return refuse_same_file(source.data_path, target);
+}
+
 result<std::unique_ptr<migrate_target>> open_target(const migrate_line& line,
                                                     std::uint64_t size_bytes) {
     if (line.target_file) {
@@ -139,6 +153,7 @@ result<void> expect_same_snapshot(const migrate_line& line, const migrate_source
 result<void> migrate(const migrate_line& line) {
     migrate_source source = UTHIN_TRY(open_source(line));
     const auto there = UTHIN_TRY(target_size(line));
+    UTHIN_TRY(expect_elsewhere(line, source));
     if (line.base && !there) {
         return fail(
             error_code::not_found,

@@ -450,6 +450,18 @@ class Migrate(DataTools):
         self.refused(run("thin_migrate", "--metadata-dev", self.metadata, "--data-dev", self.data, "--dev-id", made,
                          "--dest-file", self.path("none")), "say how long it is with --size")
 
+    def test_the_source_is_no_destination(self):
+        must("uthin", "pool", "metadata-snapshot", self.pool, "reserve")
+        state = digest(self.metadata), digest(self.data)
+        parts = ("--metadata-dev", self.metadata, "--data-dev", self.data)
+        for source in (("--metadata-dev", self.pool), parts):
+            for target in (self.metadata, self.data):
+                with self.subTest(source=source, target=target):
+                    outcome = run("thin_migrate", "-m", *source, "--dev-id", 0, "--size", 128 * MIB, "--dest-file",
+                                  target)
+                    self.refused(outcome, f"and {target} are the same file")
+                    self.assertEqual((digest(self.metadata), digest(self.data)), state)
+
     def test_what_failed_leaves_nothing_behind(self):
         other = self.path("other")
         must("uthin", "pool", "create", other, "--data-size", 2 * MIB, "--block-size", "64K")
