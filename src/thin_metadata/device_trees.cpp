@@ -22,12 +22,14 @@ public:
     using entry_function = std::function<void(std::uint64_t key, const std::byte* value)>;
 
     entry_reader(block_source& source, std::uint32_t value_size_bytes, const entry_function& each,
-                 std::vector<mapping_survey::loss>& losses, std::vector<metadata_block>& nodes)
+                 std::vector<mapping_survey::loss>& losses, std::vector<metadata_block>& nodes,
+                 bool& entries_dropped)
         : source_(source),
           value_size_(value_size_bytes),
           each_(each),
           losses_(losses),
-          nodes_(nodes) {}
+          nodes_(nodes),
+          entries_dropped_(entries_dropped) {}
 
     // False when nothing of the node can be used.
     bool read(metadata_block where, key_span bounds, std::uint32_t depth) {
@@ -58,6 +60,7 @@ private:
             return node.key(index) >= bounds.first && node.key(index) <= bounds.last;
         });
         if (series.size() != node.nr_entries()) {
+            entries_dropped_ = true;
             lose(where, bounds,
                  fmt::format("{} entries are out of order", node.nr_entries() - series.size()));
         }
@@ -81,6 +84,7 @@ private:
     const entry_function& each_;
     std::vector<mapping_survey::loss>& losses_;
     std::vector<metadata_block>& nodes_;
+    bool& entries_dropped_;
     std::unordered_set<std::uint64_t> seen_;
 };
 
@@ -89,15 +93,10 @@ salvaged_entries<Entry> read_entries_of(block_source& source, metadata_block roo
                                         std::uint32_t value_size_bytes, auto make_entry) {
     salvaged_entries<Entry> found;
     const entry_reader::entry_function each = [&](std::uint64_t key, const std::byte* value) {
-        if (key > device_id_max) {
-            found.losses.push_back({.keys = {.first = key, .last = key},
-                                    .block = root,
-                                    .text = "no device can have this number"});
-            return;
-        }
         found.entries.push_back(make_entry(key, value));
     };
-    entry_reader reader(source, value_size_bytes, each, found.losses, found.nodes);
+    entry_reader reader(source, value_size_bytes, each, found.losses, found.nodes,
+                        found.entries_dropped);
     found.root_lost = !reader.read(root, {.first = 0, .last = device_id_max}, 1);
     return found;
 }

@@ -2,7 +2,7 @@
 // they verify.
 //
 // Invariants
-//   DT1  Entries ascend by key; each block is read once at most.
+//   DT1  Entries ascend by key, which is a device id; each block is read once at most.
 // Threads   One at a time.
 // Failures  None: what cannot be read is listed as lost.
 #pragma once
@@ -30,6 +30,8 @@ struct salvaged_entries {
     std::vector<Entry> entries;
     std::vector<mapping_survey::loss> losses;  // keys are device ids here
     std::vector<metadata_block> nodes;         // that were read
+    // Some that can be read are out of order, or no device can have their number.
+    bool entries_dropped = false;
     // Nothing could be read at all.
     bool root_lost = false;
 };

@@ -24,7 +24,7 @@ std::string_view to_string(root_origin origin) noexcept {
 }
 
 bool salvage_report::has_loss() const noexcept {
-    return loss_count != 0 ||
+    return loss_count != 0 || devices_may_be_lost ||
            std::any_of(devices.begin(), devices.end(), [](const salvaged_device& device) {
                return device.details_rebuilt || device.lost_mappings() != 0;
            });
@@ -105,12 +105,14 @@ void salvage::read_superblock() {
 
 // A copy for the metadata snapshot still tells the block size, which never changes.
 void salvage::use_copy_of_superblock() {
+    if (options_.overrides.data_block_size_sectors) {
+        return;
+    }
     for (const metadata_block where : scan().superblocks) {
         const auto page = blocks_.read(where, block_kind::superblock);
         const auto copy = page ? check_superblock(where, page->bytes())
                                : result<disk_superblock>(fail(error_code::corrupt, {}));
-        if (copy && !options_.overrides.data_block_size_sectors &&
-            check_data_block_size(copy->data_block_size_sectors)) {
+        if (copy && check_data_block_size(copy->data_block_size_sectors)) {
             options_.overrides.data_block_size_sectors = copy->data_block_size_sectors;
             note(
                 fmt::format("block {} holds a copy of a superblock: its data block size is {} "
@@ -189,6 +191,11 @@ void salvage::read_trees_of_superblock(known_roots& known) {
     const bool is_good = has_good_mapping_root();
     if (!is_good) {
         top_.entries.clear();
+        if (!top_.root_lost) {
+            top_.losses.push_back({.keys = {.first = 0, .last = device_id_max},
+                                   .block = mapping_root,
+                                   .text = "none of its entries is the root of a device"});
+        }
     }
     const bool has_found = (!is_good || !top_.losses.empty()) && find_devices();
     use_roots_by_hand();
@@ -386,6 +393,9 @@ void salvage::list_devices() {
         const named_details* const has_details = details_id == id ? &*details++ : nullptr;
         if (has_root != nullptr || add_unmapped) {
             add_device(id, has_root, has_details);
+        } else {
+            report_.devices_may_be_lost = true;
+            note(fmt::format("device {} is dropped: only the details know it", id));
         }
     }
 }
@@ -394,7 +404,6 @@ void salvage::add_device(std::uint64_t id, const named_root* root, const named_d
     const subtree_summary* const tree = root != nullptr ? survey_->find(root->root) : nullptr;
     salvaged_device device{.id = device_id(id), .mappings = tree != nullptr ? tree->mappings : 0};
     dump_device sent{.info = {.id = device_id(id), .details = {}}, .root = {}};
-    device.tree_lost = tree == nullptr;
     device.details_rebuilt = details == nullptr;
     if (details != nullptr) {
         if (details_are_current_) {
@@ -468,8 +477,12 @@ void salvage::note_unknown_devices() {
                          lost.text));
     }
     if (!top_.losses.empty() && (!details_.losses.empty() || details_.entries.empty())) {
+        report_.devices_may_be_lost = true;
         note("devices may be lost that neither tree knows any more");
     }
+    // What is dropped from one tree may have been all that the other one lacks.
+    report_.devices_may_be_lost =
+        report_.devices_may_be_lost || top_.entries_dropped || details_.entries_dropped;
     if (superblock_ && superblock_->held_root != 0) {
         note("the metadata snapshot is dropped");
     }

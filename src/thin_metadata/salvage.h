@@ -2,8 +2,9 @@
 // block.
 //
 // Invariants
-//   SA1  Every device that one of the two device trees knows is kept; of its mappings, all that
-//        verify.
+//   SA1  Every device that one of the two device trees knows is kept, and of its mappings all that
+//        verify; where that may not be all devices the pool had, the report says so. What only
+//        details of another time know is not kept: it may have been deleted since.
 //   SA2  A mapping that is missing lies in a range of the report. A range that only says what may
 //        have been there is left out when the number of mappings shows that nothing was.
 //   SA3  mapped_blocks of each device is the number of its mappings that are sent.
@@ -68,7 +69,6 @@ struct salvaged_device {
     // What the details say, if they verify.
     std::optional<std::uint64_t> stated_mappings = std::nullopt;
     bool details_rebuilt = false;
-    bool tree_lost = false;
     bool has_loss = false;
 
     [[nodiscard]] std::uint64_t lost_mappings() const noexcept {
@@ -92,6 +92,8 @@ struct salvage_report {
     // The first ones; loss_count includes those that did not fit.
     std::vector<lost_mappings> losses;
     std::uint64_t loss_count = 0;
+    // Some that are not in `devices`: nobody can tell.
+    bool devices_may_be_lost = false;
     std::vector<std::string> notes;
     std::vector<std::uint64_t> corrected_blocks;
     std::vector<metadata_block> rebuilt_nodes;

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
+#include "io/fault_device.h"
 #include "support/big_volume.h"
 #include "support/corpus.h"
+#include "support/mapping_model.h"
 #include "support/matchers.h"
 #include "support/metadata_images.h"
 #include "support/salvage_rig.h"
@@ -171,6 +173,108 @@ TEST_P(corpus_salvage, FindsTheRootsWhenTheSuperblockIsLost) {
             });
         EXPECT_TRUE(is_among);
     }
+}
+
+// ---- devices of which nothing is left that could be counted
+
+// Devices without mappings: nothing but the two trees tells of them.
+std::unique_ptr<block_device> empty_devices(std::uint64_t count) {
+    test::mapping_model model;
+    for (std::uint64_t id = 0; id < count; ++id) {
+        model.devices[id] = {};
+    }
+    return test::image_of(model, 512 + count);
+}
+
+// Whether a loss is reported; `lost` is in the repaired pool no more.
+bool reports_loss_of(block_device& device, std::uint64_t lost,
+                     const salvage_options& options = {}) {
+    const auto plan = salvage::plan(device, options);
+    EXPECT_THAT(plan, test::IsOk());
+    if (!plan) {
+        return false;
+    }
+    const salvage_report& report = (*plan)->report();
+    EXPECT_TRUE(
+        std::none_of(report.devices.begin(), report.devices.end(),
+                     [lost](const salvaged_device& kept) { return kept.id.value() == lost; }));
+    EXPECT_FALSE(report.devices.empty());
+    EXPECT_EQ(report.loss_count, 0U);
+    return report.has_loss();
+}
+
+void drop_last_entry(persistent_data::node_editor& node) {
+    node.set_nr_entries(node.view().nr_entries() - 1);
+}
+
+TEST(SalvageOfDevices, ReportsThoseThatNeitherTreeKnowsAnyMore) {
+    const auto device = empty_devices(600);
+    ASSERT_NE(device, nullptr);
+    const tree_blocks blocks = test::tree_blocks_of(*device);
+    ASSERT_GT(blocks.top.size(), 2U);
+    ASSERT_GT(blocks.details.size(), 2U);
+    const damaged_block top(*device, blocks.top.at(1), how::noise);
+    const damaged_block details(*device, blocks.details.at(1), how::noise);
+    EXPECT_TRUE(reports_loss_of(*device, 0));
+}
+
+TEST(SalvageOfDevices, ReportsOneWhoseNumberCannotBe) {
+    const auto device = empty_devices(5);
+    ASSERT_NE(device, nullptr);
+    const tree_blocks blocks = test::tree_blocks_of(*device);
+    const damaged_block top(*device, blocks.top.front(), drop_last_entry);
+    const damaged_block details(
+        *device, blocks.details.front(),
+        [](persistent_data::node_editor& node) { node.set_key(4, device_id_max + 4); });
+    EXPECT_TRUE(reports_loss_of(*device, 4));
+}
+
+TEST(SalvageOfDevices, ReportsThoseOfAnEmptiedTopTreeAndLostDetails) {
+    const auto device = empty_devices(600);
+    ASSERT_NE(device, nullptr);
+    const tree_blocks blocks = test::tree_blocks_of(*device);
+    const damaged_block details(*device, blocks.details.at(1), how::noise);
+    // A leaf of something else: it verifies, and no entry of it is the root of a device.
+    const damaged_block top(*device, blocks.top.front(), [](persistent_data::node_editor& node) {
+        node.init(true, sizeof(std::uint64_t));
+        const std::uint64_t value = UINT64_MAX;
+        node.set_key(0, 0);
+        node.set_value(0, reinterpret_cast<const std::byte*>(&value));
+        node.set_nr_entries(1);
+    });
+    EXPECT_TRUE(reports_loss_of(*device, 0));
+}
+
+TEST(SalvageOfDevices, ReportsThoseThatOnlyDetailsOfAnotherTimeKnow) {
+    const auto device = empty_devices(5);
+    ASSERT_NE(device, nullptr);
+    const tree_blocks blocks = test::tree_blocks_of(*device);
+    const damaged_block top(*device, blocks.top.front(), drop_last_entry);
+    const damaged_block superblock(*device, 0, how::zeros);
+    salvage_options options;
+    options.overrides.data_block_size_sectors = 128;
+    options.details_root = metadata_block(blocks.details.front());
+    EXPECT_TRUE(reports_loss_of(*device, 4, options));
+}
+
+// ---- work that is not needed
+
+TEST(SalvageOfDevices, ReadsOnlyTheTreesWhenEverythingIsGivenByHand) {
+    const auto device = empty_devices(5);
+    ASSERT_NE(device, nullptr);
+    const disk_superblock was = load_superblock(read_block(*device, 0));
+    const damaged_block superblock(*device, 0, how::zeros);
+    io::fault_plan counts;
+    io::fault_device counted(*device, counts);
+    salvage_options options;
+    options.overrides.data_block_size_sectors = 128;
+    options.mapping_root = metadata_block(was.data_mapping_root);
+    options.details_root = metadata_block(was.device_details_root);
+    const auto plan = salvage::plan(counted, options);
+    ASSERT_THAT(plan, test::IsOk());
+    EXPECT_EQ((*plan)->report().devices.size(), 5U);
+    // The superblock, two trees of a node each, and the five roots in at most as many reads.
+    EXPECT_LE(counts.count(io::operation_kind::read), 8U);
 }
 
 }  // namespace
