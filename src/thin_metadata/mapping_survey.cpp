@@ -427,10 +427,11 @@ std::string mapping_survey::describe(metadata_block where, key_span bounds) {
 
 void mapping_survey::list_losses(metadata_block root, const loss_function& each) {
     empty_listed_.clear();
-    list_losses(root, {}, each);
+    list_losses(root, {}, 1, each);
 }
 
-void mapping_survey::list_losses(metadata_block where, key_span bounds, const loss_function& each) {
+void mapping_survey::list_losses(metadata_block where, key_span bounds, std::uint32_t depth,
+                                 const loss_function& each) {
     const node_info* const found = nodes_.find(where.value());
     const node_info* const info = found != nullptr ? fitting(*found, bounds) : nullptr;
     const auto page = info != nullptr && info->damaged ? blocks_.read(where, block_kind::btree_node)
@@ -446,7 +447,7 @@ void mapping_survey::list_losses(metadata_block where, key_span bounds, const lo
     if (node.is_leaf()) {
         list_leaf_losses(where, node, clip_of(where, bounds), each);
     } else {
-        list_child_losses(where, node, *info, clip_of(where, bounds), each);
+        list_child_losses(where, node, *info, clip_of(where, bounds), depth, each);
     }
 }
 
@@ -507,13 +508,16 @@ void mapping_survey::list_gaps(metadata_block where, const node_view& node,
     }
 }
 
-// Nodes without mappings fit everywhere: they may form loops, and be met again and again.
-bool mapping_survey::is_to_be_listed(const surveyed_child& child, metadata_block below) {
-    return child.kept || (child.readable && empty_listed_.insert(below.value()).second);
+// Nodes without mappings fit everywhere: they may form loops, be met again and again, and hang
+// below each other without end. Those that are kept are one lower at each step.
+bool mapping_survey::is_to_be_listed(const surveyed_child& child, metadata_block below,
+                                     std::uint32_t depth) {
+    return child.kept || (child.readable && depth < btree_depth_max &&
+                          empty_listed_.insert(below.value()).second);
 }
 
 void mapping_survey::list_child_losses(metadata_block where, const node_view& node,
-                                       const node_info& info, key_span bounds,
+                                       const node_info& info, key_span bounds, std::uint32_t depth,
                                        const loss_function& each) {
     const std::vector<surveyed_child> children = children_of(node, info, bounds);
     if (blocks_.is_replaced(where)) {
@@ -540,8 +544,8 @@ void mapping_survey::list_child_losses(metadata_block where, const node_view& no
         }
         const surveyed_child& child = children[at];
         const metadata_block below = node.child(child.index);
-        if (is_to_be_listed(child, below)) {
-            list_losses(below, child.slot, each);
+        if (is_to_be_listed(child, below, depth)) {
+            list_losses(below, child.slot, depth + 1, each);
         } else {
             each({.keys = child.slot, .block = below, .text = describe(below, child.slot)});
         }

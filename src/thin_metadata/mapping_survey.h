@@ -128,12 +128,15 @@ private:
     [[nodiscard]] bool has_good_value(const persistent_data::node_view& node,
                                       std::uint32_t index) const;
     [[nodiscard]] std::string describe(metadata_block where, key_span bounds);
-    void list_losses(metadata_block where, key_span bounds, const loss_function& each);
+    void list_losses(metadata_block where, key_span bounds, std::uint32_t depth,
+                     const loss_function& each);
     void list_leaf_losses(metadata_block where, const persistent_data::node_view& node,
                           key_span bounds, const loss_function& each);
     void list_child_losses(metadata_block where, const persistent_data::node_view& node,
-                           const node_info& info, key_span bounds, const loss_function& each);
-    [[nodiscard]] bool is_to_be_listed(const surveyed_child& child, metadata_block below);
+                           const node_info& info, key_span bounds, std::uint32_t depth,
+                           const loss_function& each);
+    [[nodiscard]] bool is_to_be_listed(const surveyed_child& child, metadata_block below,
+                                       std::uint32_t depth);
     void list_gaps(metadata_block where, const persistent_data::node_view& node,
                    const std::vector<surveyed_child>& children, key_span bounds,
                    const loss_function& each);

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "base/random.h"
+#include "persistent_data/btree.h"
 #include "support/big_volume.h"
 #include "support/image_check.h"
 #include "support/matchers.h"
@@ -242,6 +243,41 @@ TEST_F(DeepSalvage, EndsInALoopOfNodesWithoutMappings) {
     const damaged_block there(*device_, first, point_at(second));
     const damaged_block back(*device_, second, point_at(first));
     EXPECT_GT(salvaged(*device_, before_).all_missing(), 0U);
+}
+
+// Each tree hangs a short chain of nodes without mappings over that of the one before.
+TEST(SurveyOfChainedNodes, ListsLossesWithoutGoingDownWithoutEnd) {
+    constexpr std::uint64_t trees = 100;
+    constexpr std::uint64_t chain = persistent_data::btree_depth_max;
+    constexpr std::uint64_t block_count = trees * chain;
+    io::memory_device device(block_count * metadata_block_size_bytes);
+    mending_source blocks(device, block_count, block_count, false);
+    for (std::uint64_t index = 0; index < block_count; ++index) {
+        block_image bytes{};
+        node_editor node(bytes);
+        node.init(false, sizeof(std::uint64_t));
+        node.set_key(0, 0);
+        // The last of the first chain leads nowhere.
+        node.set_child(0, metadata_block(index == 0 ? 1ULL << 50 : index - 1));
+        node.set_nr_entries(1);
+        persistent_data::prepare_block(block_kind::btree_node, metadata_block(index), bytes);
+        test::write_block(device, index, bytes);
+    }
+    mapping_survey survey(blocks, data_blocks);
+    metadata_block root;
+    for (std::uint64_t tree = 1; tree <= trees; ++tree) {
+        root = metadata_block(tree * chain - 1);
+        ASSERT_NE(survey.visit(root), nullptr);
+        ASSERT_TRUE(survey.has_damage(root));
+    }
+    std::vector<mapping_survey::loss> losses;
+    survey.list_losses(root, [&](const mapping_survey::loss& lost) { losses.push_back(lost); });
+    ASSERT_EQ(losses.size(), 1U);
+    EXPECT_EQ(losses.front().keys.first, 0U);
+    EXPECT_EQ(losses.front().keys.last, UINT64_MAX);
+    // What is lost is told of a node that a tree can have at all.
+    EXPECT_LE(losses.front().block, root);
+    EXPECT_GE(losses.front().block.value() + chain, root.value());
 }
 
 // ---- the superblock
