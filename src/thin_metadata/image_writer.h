@@ -108,7 +108,6 @@ public:
     // Entries in front of those that wait.
     void push_front(const persistent_data::node_view& node);
     [[nodiscard]] std::size_t waiting() const noexcept { return keys_.size(); }
-    [[nodiscard]] std::uint32_t entries_max() const noexcept { return entries_max_; }
     [[nodiscard]] std::uint32_t entries_min() const noexcept { return entries_max_ / 3; }
     // Writes all that wait; nothing when there are none.
     [[nodiscard]] result<void> flush(const node_function& written);
