@@ -93,9 +93,17 @@ struct hidden_volume {
     std::shared_ptr<volume> data;  // absent when it was published
 };
 
+// A volume as somebody saw it.
+struct seen_volume {
+    device_identity identity;
+    std::uint64_t size_bytes = 0;
+};
+
 struct publish_request {
-    // Taken over when it exists (and is not in use): its old content is deleted.
     std::string name{};
+    // The volume that has the name now, whose content is to be deleted. It must be that one, of
+    // that size, and not in use; absent: the name must be free.
+    std::optional<seen_volume> replaces{};
     std::string snapshot{};  // a snapshot of it is published with it; empty: none
     std::string received_from{};
 };
@@ -195,10 +203,16 @@ private:
     [[nodiscard]] result<intent> make_unpublished(device_id id, std::optional<device_id> origin)
         REQUIRES(change_lock_);
     void reap_unpublished(const intent& what) REQUIRES(change_lock_);
+    // As the pool's file says; on, whatever it says, while volumes are in the making: a block that
+    // is written in part must read as zeros around it.
+    void apply_zeroing() REQUIRES(change_lock_);
     [[nodiscard]] result<void> publish_records(hidden_volume& hidden,
                                                std::span<const std::int64_t> numbers,
                                                std::span<const volume_record> records,
                                                std::span<intent> reaps) REQUIRES(change_lock_);
+    // Who has the name: the one that is to be replaced, or nobody.
+    [[nodiscard]] result<std::optional<found_volume>> find_replaced(const publish_request& request)
+        REQUIRES(change_lock_);
     [[nodiscard]] result<volume_record> published_record(const hidden_volume& hidden,
                                                          const publish_request& request)
         REQUIRES(change_lock_);

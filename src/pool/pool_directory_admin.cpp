@@ -282,7 +282,7 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
         file_ = wanted;
     }
     pool_->set_low_water(wanted.low_water_blocks);
-    pool_->set_zero_new_blocks(wanted.zero_new_blocks);
+    apply_zeroing();
     pool_->set_error_if_no_space(wanted.error_if_no_space);
     if (!discard_switch) {
         return pool_->set_discard(wanted.discard);

@@ -79,6 +79,7 @@ result<hidden_volume> pool_directory::make_hidden(std::string_view base, std::ui
     }
     hidden.data = std::move(*opened);
     making_.insert(id);
+    apply_zeroing();
     const lock_guard held_open(open_lock_);
     open_[id] = hidden.data;
     return hidden;
@@ -91,21 +92,49 @@ void pool_directory::drop_hidden(hidden_volume& hidden) {
     hidden.data.reset();
     const lock_guard held(change_lock_);
     making_.erase(hidden.what.hidden.id);
+    apply_zeroing();
     reap_unpublished(hidden.what);
+}
+
+void pool_directory::apply_zeroing() {
+    pool_->set_zero_new_blocks(file().zero_new_blocks || !making_.empty());
+}
+
+result<std::optional<pool_directory::found_volume>> pool_directory::find_replaced(
+    const publish_request& request) {
+    const auto refuse = [&](error_code code, std::string_view cause) {
+        return fail(
+            code, fmt::format("{}/{}: {}", printable(directory_), printable(request.name), cause));
+    };
+    auto found = UTHIN_TRY(find(request.name));
+    if (!found && request.replaces) {
+        return refuse(error_code::not_found, "was deleted or renamed meanwhile; try again");
+    }
+    if (!found) {
+        return std::nullopt;
+    }
+    if (!request.replaces) {
+        return refuse(error_code::already_exists, "exists already; use another name");
+    }
+    if (found->record.identity != request.replaces->identity ||
+        found->record.size_bytes != request.replaces->size_bytes) {
+        return refuse(error_code::busy, "was changed meanwhile; try again");
+    }
+    if (in_use(found->record.identity.id)) {
+        return refuse(error_code::busy, "in use; disconnect its clients first");
+    }
+    return found;
 }
 
 // The record that `name` will have.
 result<volume_record> pool_directory::published_record(const hidden_volume& hidden,
                                                        const publish_request& request) {
-    const std::string shown = fmt::format("{}/{}", printable(directory_), printable(request.name));
     UTHIN_TRY(check_volume_name(request.name, hidden.what.hidden.id));
     volume_record record;
-    if (UTHIN_TRY(find(request.name))) {
+    if (request.replaces) {
         record = UTHIN_TRY(must_have_record(request.name));
-        if (in_use(record.identity.id)) {
-            return fail(error_code::busy,
-                        fmt::format("{}: in use; disconnect its clients first", shown));
-        }
+        // It is a copy now, and what it was a snapshot of says nothing about its content.
+        record.parent_uuid.clear();
     } else {
         record.uuid = make_uuid();
         record.name = request.name;
@@ -142,7 +171,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
     const lock_guard held(change_lock_);
     UTHIN_TRY(prepare_change("publish a volume"));
     std::vector<intent> reaps;
-    if (const auto old = UTHIN_TRY(find(request.name))) {
+    if (const auto old = UTHIN_TRY(find_replaced(request))) {
         intent what;
         what.kind = intent_kind::reap;
         what.volume.name = request.name;
@@ -159,7 +188,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
                         fmt::format("{}/{}: exists already; use another name",
                                     printable(directory_), printable(request.snapshot)));
         }
-        snapshot = UTHIN_TRY(make_unpublished(UTHIN_TRY(unused_id(false)), hidden.what.hidden.id));
+        snapshot = UTHIN_TRY(make_unpublished(UTHIN_TRY(unused_id(true)), hidden.what.hidden.id));
         numbers.push_back(snapshot->number);
         volume_record record = records.front();
         record.uuid = make_uuid();
@@ -178,6 +207,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
         return published;
     }
     making_.erase(hidden.what.hidden.id);
+    apply_zeroing();
     hidden.data.reset();
     for (const intent& what : reaps) {
         reap_unpublished(what);

@@ -12,21 +12,6 @@ namespace uthin::replication {
 
 namespace {
 
-// A block that is written in part is zeroed around it, whatever the pool's setting: what the stream
-// does not mention reads as zeros at the sender.
-class zeroing_on {
-public:
-    explicit zeroing_on(pool_directory& pool) : pool_(pool) {
-        pool_.engine().set_zero_new_blocks(true);
-    }
-    zeroing_on(const zeroing_on&) = delete;
-    zeroing_on& operator=(const zeroing_on&) = delete;
-    ~zeroing_on() { pool_.engine().set_zero_new_blocks(pool_.file().zero_new_blocks); }
-
-private:
-    pool_directory& pool_;
-};
-
 class stream_receiver {
 public:
     stream_receiver(pool_directory& pool, const receive_request& request, stream_reader& reader)
@@ -37,7 +22,6 @@ public:
         UTHIN_TRY(choose_names());
         UTHIN_TRY(choose_base());
         UTHIN_TRY(check_target());
-        const zeroing_on zeroing(pool_);
         hidden_volume hidden = UTHIN_TRY(pool_.make_hidden(base_, header_.to_size_bytes));
         auto published = fill_and_publish(hidden);
         if (!published) {
@@ -116,9 +100,10 @@ private:
     }
 
     result<void> check_target() {
+        UTHIN_TRY(check_volume_name(request_.name, std::nullopt));
         const volume_info* target = find_volume(volumes_, request_.name);
         if (target == nullptr) {
-            return check_volume_name(request_.name, std::nullopt);
+            return {};
         }
         if (!header_.is_incremental()) {
             return fail(error_code::already_exists,
@@ -130,11 +115,12 @@ private:
             return fail(error_code::busy, fmt::format("{}: in use; disconnect its clients first",
                                                       shown(request_.name)));
         }
-        return check_unchanged();
+        replaces_ = UTHIN_TRY(seen_unchanged());
+        return {};
     }
 
-    // The volume is still what the base says.
-    result<void> check_unchanged() {
+    // The volume, which is still what the base says.
+    result<seen_volume> seen_unchanged() {
         const volume_info target = UTHIN_TRY(pool_.show(request_.name));
         diff_request wanted;
         wanted.from = base_;
@@ -147,7 +133,10 @@ private:
                                     "'uthin volume rollback --to {}', or use another name",
                                     shown(request_.name), printable(base_), printable(base_)));
         }
-        return {};
+        const device_identity identity{device_id(target.dev_id),
+                                       static_cast<std::uint32_t>(target.creation_time),
+                                       target.creation_transaction_id};
+        return seen_volume{identity, target.size_bytes};
     }
 
     result<void> fill_and_publish(hidden_volume& hidden) {
@@ -166,11 +155,12 @@ private:
                 request_.progress(record.offset_bytes + record.length_bytes);
             }
         }
-        if (find_volume(volumes_, request_.name) != nullptr) {
-            UTHIN_TRY(check_unchanged());
+        if (replaces_) {
+            UTHIN_TRY(seen_unchanged());
         }
         publish_request wanted;
         wanted.name = request_.name;
+        wanted.replaces = replaces_;
         wanted.snapshot = snapshot_;
         wanted.received_from = header_.to.id;
         return pool_.publish_hidden(hidden, wanted);
@@ -183,6 +173,7 @@ private:
     std::vector<volume_info> volumes_;
     std::string snapshot_;
     std::string base_;
+    std::optional<seen_volume> replaces_;
 };
 
 }  // namespace

@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 
+#include <functional>
+#include <utility>
+
 #include "support/replication_rig.h"
 
 namespace uthin::replication {
@@ -33,6 +36,32 @@ protected:
             write(source_, "v", name[1], static_cast<std::uint64_t>(name[1] - '0'));
             source_.snapshot("v", name);
         }
+    }
+    // All its blocks hold something of a volume that is gone, and nobody zeroes them.
+    static void make_dirty(test::replication_side& side) {
+        ASSERT_OK(side.pool().set({{"zeroing", "off"}, {"discard", "no-passdown"}}));
+        side.create("dirt", 64U << 20);
+        {
+            ASSERT_OK_AND_ASSIGN(const auto open, side.pool().open_volume("dirt", false));
+            const std::string text(64U << 20, 'd');
+            ASSERT_OK(open->write(0, std::as_bytes(std::span(text))));
+        }
+        side.remove("dirt");
+    }
+    // Receives, and does something else to the pool when the first record has arrived.
+    static result<receive_reply> receive_while(test::replication_side& side,
+                                               const std::vector<std::byte>& stream,
+                                               const std::string& name,
+                                               const std::function<void()>& action) {
+        test::memory_source source(stream);
+        receive_request request;
+        request.name = name;
+        request.progress = [&, done = false](std::uint64_t) mutable {
+            if (!std::exchange(done, true)) {
+                action();
+            }
+        };
+        return receive_stream(side.pool(), request, source);
     }
     static std::vector<std::string> names(test::replication_side& side) {
         std::vector<std::string> found;
@@ -154,18 +183,99 @@ TEST_F(Receiver, LeavesNothingWhenTheProcessDiesInTheMiddle) {
 
 TEST_F(Receiver, ZeroesAroundPartsOfBlocksThoughThePoolDoesNot) {
     test::replication_side coarse(1U << 20);
-    ASSERT_OK(coarse.pool().set({{"zeroing", "off"}}));
-    coarse.create("dirt", 8U << 20);
-    {
-        ASSERT_OK_AND_ASSIGN(const auto open, coarse.pool().open_volume("dirt", false));
-        const std::string text(8U << 20, 'd');
-        ASSERT_OK(open->write(0, std::as_bytes(std::span(text))));
-    }
-    coarse.remove("dirt");
+    make_dirty(coarse);
     three_snapshots();
     ASSERT_OK(coarse.receive(source_.send("s3"), "copy"));
     EXPECT_EQ(coarse.content("copy"), source_.content("s3"));
     EXPECT_FALSE(coarse.pool().report().value().zeroing);
+    // And only then.
+    coarse.create("other", 1U << 20);
+    write(coarse, "other", 'z');
+    EXPECT_EQ(coarse.content("other").back(), std::byte{'d'});
+}
+
+TEST_F(Receiver, LeavesAVolumeAloneThatGotItsNameMeanwhile) {
+    three_snapshots();
+    target_.create("important", 8 * block_bytes);
+    write(target_, "important", 'i', 3);
+    const volume_info before = target_.pool().show("important").value();
+    const auto content = target_.content("important");
+    const auto refused = receive_while(target_, source_.send("s1"), "copy", [&] {
+        ASSERT_OK(target_.pool().rename("important", "copy"));
+    });
+    EXPECT_THAT(refused, HasCode(error_code::already_exists));
+    EXPECT_THAT(names(target_), ElementsAre("copy"));
+    EXPECT_EQ(target_.pool().show("copy").value().uuid, before.uuid);
+    EXPECT_EQ(target_.content("copy"), content);
+}
+
+TEST_F(Receiver, LeavesAVolumeAloneThatTookThePlaceOfItsTarget) {
+    three_snapshots();
+    ASSERT_OK(target_.receive(source_.send("s1"), "copy"));
+    target_.snapshot("copy", "twin");
+    const std::string twin_uuid = target_.pool().show("twin").value().uuid;
+    const auto stream = source_.send("s2", "s1");
+    const auto refused = receive_while(target_, stream, "copy", [&] {
+        ASSERT_OK(target_.pool().rename("copy", "old"));
+        ASSERT_OK(target_.pool().rename("twin", "copy"));
+    });
+    EXPECT_THAT(refused, HasCode(error_code::busy));
+    EXPECT_THAT(names(target_), ElementsAre("copy", "old", "s1"));
+    EXPECT_EQ(target_.pool().show("copy").value().uuid, twin_uuid);
+    // Nor is a volume made again that was deleted meanwhile.
+    const auto gone = receive_while(target_, stream, "old", [&] { target_.remove("old"); });
+    EXPECT_THAT(gone, HasCode(error_code::not_found));
+    EXPECT_THAT(names(target_), ElementsAre("copy", "s1"));
+}
+
+// A volume that began as a snapshot is none any more once it was received into: it may be written.
+TEST_F(Receiver, TakesNoVolumeForTheBaseThoughItBeganAsASnapshot) {
+    three_snapshots();
+    ASSERT_OK(target_.receive(source_.send("s1"), "copy"));
+    target_.snapshot("s1", "third");
+    ASSERT_OK(target_.receive(source_.send("s2", "s1"), "third"));
+    EXPECT_EQ(target_.pool().show("third").value().parent_uuid, "");
+    ASSERT_OK(target_.pool().rename("s2", "z2"));  // "third" is looked at first
+    write(target_, "third", 'w', 6);
+    ASSERT_OK(target_.receive(source_.send("s3", "s2"), "other"));
+    EXPECT_EQ(target_.content("other"), source_.content("s3"));
+    target_.remove("z2");
+    EXPECT_THAT(target_.receive(source_.send("s3", "s2"), "more", "m3"),
+                HasCode(error_code::invalid_argument));
+}
+
+TEST_F(Receiver, KeepsZeroingThoughSettingsChangeMeanwhile) {
+    test::replication_side coarse(1U << 20);
+    make_dirty(coarse);
+    source_.create("v", 48 * block_bytes);
+    write(source_, "v", 'a', 0);
+    write(source_, "v", 'b', 20);
+    write(source_, "v", 'c', 40);
+    source_.snapshot("v", "s1");
+    ASSERT_OK(receive_while(coarse, source_.send("s1"), "copy", [&] {
+        ASSERT_OK(coarse.pool().set({{"low-water", "3"}}));
+    }));
+    EXPECT_EQ(coarse.content("copy"), source_.content("s1"));
+    EXPECT_FALSE(coarse.pool().report().value().zeroing);
+}
+
+// A device that the catalogue does not know is a volume too, but no other device can get its name.
+TEST_F(Receiver, RefusesAReservedNameBeforeTheStreamArrives) {
+    three_snapshots();
+    write(source_, "v", 'e', 7);  // the end of what is mapped is its size
+    source_.snapshot("v", "s4");
+    ASSERT_OK(target_.receive(source_.send("s4"), "copy"));
+    const auto base = target_.pool().show("s4").value().dev_id;
+    ASSERT_OK(target_.pool().message("create_snap 7 " + std::to_string(base)));
+    write(source_, "v", 'f', 7);
+    source_.snapshot("v", "s5");
+    const auto stream = source_.send("s5", "s4");
+    test::memory_source source(stream);
+    receive_request request;
+    request.name = "thin-7";
+    request.begun = [](std::uint64_t) { FAIL() << "the work began"; };
+    EXPECT_THAT(receive_stream(target_.pool(), request, source),
+                HasCode(error_code::invalid_argument));
 }
 
 }  // namespace
