@@ -85,6 +85,9 @@ result<void> restorer::end_shared() {
 result<void> restorer::begin_device(const thin_device_info& device) {
     device_info_ = device;
     device_info_.details.mapped_blocks = 0;
+    for (const std::uint32_t at : {device.details.creation_time, device.details.snapshotted_time}) {
+        time_max_ = at < time_limit ? std::max(time_max_, at) : time_max_;
+    }
     leaves_.clear();
     return {};
 }

@@ -6,8 +6,9 @@
 //   RE2  Leaves of a shared piece are written once, unless a device needs a part of one to fill a
 //        node up to a third.
 //   RE3  mapped_blocks of each device is the number of its mappings, whatever the stream says.
-//   RE4  The pool's time is at least that of every mapping, whatever the stream says: a mapping
-//        from the future would count as made after the next snapshot, and be written in place.
+//   RE4  The pool's time is at least that of every mapping and every device, whatever the stream
+//        says: a mapping from the future would count as made after the next snapshot, and be
+//        written in place.
 // Threads   One.
 // Failures  no_metadata_space, invalid_argument (geometry that fits no pool), those of the device.
 //           After one that came behind the first write the device holds no pool.
@@ -73,7 +74,7 @@ private:
     block_device& device_;
     restore_overrides overrides_;
     pool_header pool_;
-    std::uint32_t time_max_ = 0;  // of all mappings
+    std::uint32_t time_max_ = 0;  // of all mappings and devices
     std::unique_ptr<image_writer> writer_;
     std::unique_ptr<count_array> data_;
     std::unique_ptr<leaf_packer> packer_;

@@ -69,6 +69,18 @@ TEST(Restorer, ThePoolIsNotOlderThanItsMappings) {
     EXPECT_EQ(test::model_of(*image)->devices, model.devices);
 }
 
+TEST(Restorer, ThePoolIsNotOlderThanItsDevices) {
+    mapping_model model;
+    model.devices[1].details = {.creation_time = 2, .snapshotted_time = model.pool.time + 3};
+    model.devices[2].details = {.creation_time = model.pool.time + 4,
+                                .snapshotted_time = model.pool.time + 4};
+    const auto image = test::image_of(model);
+    ASSERT_NE(image, nullptr);
+    test::expect_clean(*image);
+    EXPECT_EQ(test::model_of(*image)->pool.time, model.pool.time + 4);
+    EXPECT_EQ(test::model_of(*image)->devices, model.devices);
+}
+
 TEST(Restorer, SharedPiecesAreWrittenOnce) {
     io::memory_device image(image_bytes);
     restorer target(image, {});
