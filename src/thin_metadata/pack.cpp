@@ -239,8 +239,9 @@ private:
     bool is_shifted_ = false;
 };
 
+// Block 0 is kept in `first`.
 result<void> unpack_stream(std::span<std::byte> packed, std::uint64_t block_count,
-                           const unpack_target& target) {
+                           const unpack_target& target, std::span<std::byte> first) {
     stream_reader in;
     UTHIN_TRY(in.open(packed));
     aligned_buffer block(block_bytes);
@@ -255,7 +256,42 @@ result<void> unpack_stream(std::span<std::byte> packed, std::uint64_t block_coun
                         fmt::format("damaged pack file: block {} of {}", number, block_count));
         }
         UTHIN_TRY(block_decoder(in, block.span()).run());
-        UTHIN_TRY(target.write(number, block.span()));
+        if (number == 0) {
+            std::copy(block.span().begin(), block.span().end(), first.begin());
+        } else {
+            UTHIN_TRY(target.write(number, block.span()));
+        }
+    }
+}
+
+result<void> write_unfinished_mark(const unpack_target& target) {
+    // Not zeros: the kernel would take the device for new and format it.
+    aligned_buffer block(block_bytes);
+    constexpr std::string_view mark = "unpacking of metadata was not finished";
+    std::memcpy(block.data() + sizeof(std::uint32_t), mark.data(), mark.size());
+    // ORDER: no block of an old pool is written over before its superblock is gone for good.
+    UTHIN_TRY(target.write(0, block.span()));
+    return target.flush();
+}
+
+result<void> unpack_all(const byte_input& input, std::uint64_t blocks, const unpack_target& target,
+                        std::span<std::byte> first) {
+    std::vector<std::byte> packed;
+    for (;;) {
+        std::array<std::byte, 8> raw{};
+        const std::size_t got = UTHIN_TRY(input(raw));
+        if (got == 0) {
+            return {};
+        }
+        const auto length = load_le<std::uint64_t>(raw.data());
+        if (got != raw.size() || length > stream_bytes_max) {
+            return fail(error_code::corrupt, "damaged pack file: a chunk has no proper length");
+        }
+        packed.resize(length);
+        if (UTHIN_TRY(input(packed)) != length) {
+            return fail(error_code::corrupt, "damaged pack file: it is cut off");
+        }
+        UTHIN_TRY(unpack_stream(packed, blocks, target, first));
     }
 }
 
@@ -311,23 +347,16 @@ result<void> unpack_metadata(const byte_input& input, const unpack_target& targe
         return fail(error_code::corrupt, fmt::format("damaged pack file: {} blocks", blocks));
     }
     UTHIN_TRY(target.resize(blocks));
-    std::vector<std::byte> packed;
-    for (;;) {
-        std::array<std::byte, 8> raw{};
-        const std::size_t got = UTHIN_TRY(input(raw));
-        if (got == 0) {
-            return {};
-        }
-        const auto length = load_le<std::uint64_t>(raw.data());
-        if (got != raw.size() || length > stream_bytes_max) {
-            return fail(error_code::corrupt, "damaged pack file: a chunk has no proper length");
-        }
-        packed.resize(length);
-        if (UTHIN_TRY(input(packed)) != length) {
-            return fail(error_code::corrupt, "damaged pack file: it is cut off");
-        }
-        UTHIN_TRY(unpack_stream(packed, blocks, target));
+    if (blocks == 0) {
+        return unpack_all(input, blocks, target, {});
     }
+    UTHIN_TRY(write_unfinished_mark(target));
+    aligned_buffer first(block_bytes);
+    UTHIN_TRY(unpack_all(input, blocks, target, first.span()));
+    // ORDER: everything that the superblock points to is durable before it is written.
+    UTHIN_TRY(target.flush());
+    UTHIN_TRY(target.write(0, first.span()));
+    return target.flush();
 }
 
 }  // namespace uthin::thin_metadata

@@ -2,9 +2,12 @@
 //
 // Invariants
 //   PK1  The same blocks make the same bytes, on any machine.
-//   PK2  What is unpacked is, in every block that carries a valid checksum, what was packed; all
-//        other blocks are zeros.
+//   PK2  What is unpacked is, in every block that carries a valid checksum, what was packed, and
+//        zeros in block 0 if it carried none. All other blocks keep what the target held: zeros in
+//        a new file, anything on a device.
 //   PK3  Memory: one chunk of 1024 blocks.
+//   PK4  Until all blocks are durable, block 0 is no superblock: after a failure there is no pool.
+//        A pack file that ends between two chunks cannot be told from a whole one.
 // Threads   One.
 // Failures  invalid_argument (no pack file, another version), corrupt (truncated, wrong
 //           instructions), those of input and output.
@@ -32,6 +35,8 @@ struct unpack_target {
     // Called once, before anything is written.
     std::function<result<void>(std::uint64_t blocks)> resize;
     std::function<result<void>(std::uint64_t block, std::span<const std::byte> bytes)> write;
+    // Everything written so far is durable.
+    std::function<result<void>()> flush;
 };
 [[nodiscard]] result<void> unpack_metadata(const byte_input& input, const unpack_target& target);
 

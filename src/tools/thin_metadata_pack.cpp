@@ -46,9 +46,9 @@ result<void> confirm(const pack_line& line) {
         !thin_metadata::is_any_superblock(block.span())) {
         return {};
     }
-    fmt::print(stderr,
-               "The destination appears to already contain metadata, are you sure? "
-               "[y/n]: ");
+    tell(
+        "The destination appears to already contain metadata, are you sure? "
+        "[y/n]: ");
     char answer[8] = {};
     if (std::fgets(answer, sizeof answer, stdin) == nullptr ||
         (std::strcmp(answer, "y\n") != 0 && std::strcmp(answer, "yes\n") != 0)) {
@@ -63,7 +63,8 @@ result<void> finish_file(std::FILE* file, const std::string& path) {
         return file_failure(path);
     }
     std::error_code ignored;
-    if (!std::filesystem::is_regular_file(path, ignored)) {
+    if (!std::filesystem::is_regular_file(path, ignored) &&
+        !std::filesystem::is_block_file(path, ignored)) {
         return {};
     }
     const auto device =
@@ -125,13 +126,13 @@ result<void> unpack(const pack_line& line) {
                 return file_failure(*line.output);
             }
             return {};
-        }};
+        },
+        .flush = [&]() -> result<void> { return finish_file(to.get(), *line.output); }};
     const auto read = [&](std::span<std::byte> buffer) -> result<std::size_t> {
         const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), from.get());
         return std::ferror(from.get()) != 0 ? file_failure(*line.input) : result<std::size_t>(got);
     };
-    UTHIN_TRY(thin_metadata::unpack_metadata(read, target));
-    return finish_file(to.get(), *line.output);
+    return thin_metadata::unpack_metadata(read, target);
 }
 
 int run(arguments given, const char* tool, const char* about,

@@ -398,7 +398,8 @@ result<void> unpack(std::span<const std::byte> from, io::image_device& image) {
              EXPECT_EQ(content.size(), metadata_block_size_bytes);
              return block < image_blocks ? image.write(block * metadata_block_size_bytes, content)
                                          : result<void>();
-         }});
+         },
+         .flush = []() -> result<void> { return {}; }});
 }
 
 // The header, and the plain text of the only chunk.

@@ -27,16 +27,19 @@ result<bytes> packed(block_device& device) {
     return all;
 }
 
-result<bytes> unpacked(std::span<const std::byte> from) {
-    // What a damaged header says is not allocated.
-    constexpr std::uint64_t blocks_max = 1 << 16;
-    bytes image;
-    const auto input = [&from](std::span<std::byte> buffer) -> result<std::size_t> {
+byte_input input_of(std::span<const std::byte> from) {
+    return [from](std::span<std::byte> buffer) mutable -> result<std::size_t> {
         const std::size_t got = std::min(buffer.size(), from.size());
         std::copy_n(from.begin(), got, buffer.begin());
         from = from.subspan(got);
         return got;
     };
+}
+
+// Into `image`, which keeps its bytes where nothing is written, as a device does.
+result<void> unpack_into(bytes& image, std::span<const std::byte> from) {
+    // What a damaged header says is not allocated.
+    constexpr std::uint64_t blocks_max = 1 << 16;
     const unpack_target target{
         .resize = [&image](std::uint64_t blocks) -> result<void> {
             if (blocks > blocks_max) {
@@ -51,8 +54,14 @@ result<bytes> unpacked(std::span<const std::byte> from) {
                 content.begin(), content.end(),
                 image.begin() + static_cast<std::ptrdiff_t>(block * metadata_block_size_bytes));
             return {};
-        }};
-    UTHIN_TRY(unpack_metadata(input, target));
+        },
+        .flush = []() -> result<void> { return {}; }};
+    return unpack_metadata(input_of(from), target);
+}
+
+result<bytes> unpacked(std::span<const std::byte> from) {
+    bytes image;
+    UTHIN_TRY(unpack_into(image, from));
     return image;
 }
 
@@ -111,6 +120,31 @@ TEST(Pack, RealMetadataGetsSmall) {
         std::equal(image.begin(), image.begin() + metadata_block_size_bytes, whole.begin()));
 }
 
+TEST(Pack, TheSuperblockIsWrittenLastAfterAFlush) {
+    const auto device = test::load_corpus_metadata("snap-chain-50-64k");
+    ASSERT_NE(device, nullptr);
+    ASSERT_OK_AND_ASSIGN(const bytes pack, packed(*device));
+    std::vector<std::string> events;
+    const auto note = [&events](std::string what) {
+        if (events.empty() || events.back() != what) {
+            events.push_back(std::move(what));
+        }
+    };
+    ASSERT_OK(unpack_metadata(
+        input_of(pack),
+        {.resize = [](std::uint64_t) -> result<void> { return {}; },
+         .write = [&](std::uint64_t block, std::span<const std::byte> content) -> result<void> {
+             note(block != 0 ? "others" : is_any_superblock(content) ? "superblock" : "mark");
+             return {};
+         },
+         .flush = [&]() -> result<void> {
+             note("flush");
+             return {};
+         }}));
+    EXPECT_THAT(events,
+                testing::ElementsAre("mark", "flush", "others", "flush", "superblock", "flush"));
+}
+
 TEST(Pack, KnowsSuperblocks) {
     bytes expected;
     random_generator random(test::seed());
@@ -137,6 +171,25 @@ TEST(Pack, WhatIsCutOffAnywhereIsAnError) {
     }
     ASSERT_OK_AND_ASSIGN(const bytes nothing, unpacked(std::span(pack).first(32)));
     EXPECT_TRUE(nothing == bytes(expected.size()));
+}
+
+// Neither the one that comes nor the one that was there.
+TEST(Pack, WhatIsCutOffLeavesNoSuperblock) {
+    const auto device = test::load_corpus_metadata("snap-chain-50-64k");
+    ASSERT_NE(device, nullptr);
+    ASSERT_OK_AND_ASSIGN(const bytes pack, packed(*device));
+    ASSERT_OK_AND_ASSIGN(const std::uint64_t size, device->size_bytes());
+    bytes whole(size);
+    ASSERT_OK(device->read(0, whole));
+    ASSERT_TRUE(is_any_superblock(std::span(whole).first(metadata_block_size_bytes)));
+    for (const std::size_t missing : {std::size_t{1}, pack.size() / 4, pack.size() / 2}) {
+        bytes image = whole;
+        EXPECT_FALSE(unpack_into(image, std::span(pack).first(pack.size() - missing)).has_value());
+        const auto first = std::span(image).first(metadata_block_size_bytes);
+        EXPECT_FALSE(is_any_superblock(first)) << missing;
+        // A kernel formats a device that begins with zeros.
+        EXPECT_NE(std::count(first.begin(), first.end(), std::byte{0}), metadata_block_size_bytes);
+    }
 }
 
 TEST(Pack, OtherFilesAndVersionsAreRefused) {
