@@ -16,6 +16,11 @@ namespace {
 constexpr std::chrono::milliseconds redraw_interval{200};
 constexpr std::size_t bar_width = 30;
 
+// A terminal that went away ends no copy.
+void tell(std::string_view text) {
+    (void)std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
 }  // namespace
 
 progress_bar::progress_bar(std::string what, std::uint64_t total_bytes)
@@ -27,7 +32,7 @@ progress_bar::progress_bar(std::string what, std::uint64_t total_bytes)
 
 progress_bar::~progress_bar() {
     if (visible_ && drawn_.count() != 0) {
-        fmt::print(stderr, "\r\033[K");
+        tell("\r\033[K");
     }
 }
 
@@ -47,8 +52,8 @@ void progress_bar::draw(std::uint64_t done_bytes) {
     const double seconds = std::chrono::duration<double>(drawn_ - begun_).count();
     const auto per_second =
         static_cast<std::uint64_t>(static_cast<double>(done_bytes) / std::max(seconds, 0.001));
-    fmt::print(stderr, "\r\033[K{} [{:<{}}] {:3.0f} %  {}/s", what_, std::string(filled, '#'),
-               bar_width, share * 100, readable_size(per_second));
+    tell(fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}/s", what_, std::string(filled, '#'),
+                     bar_width, share * 100, readable_size(per_second)));
     std::fflush(stderr);
 }
 

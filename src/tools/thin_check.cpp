@@ -115,12 +115,12 @@ nlohmann::json to_json(const check_report& report, bool passed) {
 void print_findings(const check_report& report, bool with_cosmetic) {
     for (const auto& finding : report.findings) {
         if (with_cosmetic || finding.severity != check_severity::cosmetic) {
-            fmt::print(stderr, "{}: {}\n", to_string(finding.severity), finding.text);
+            tell(fmt::format("{}: {}\n", to_string(finding.severity), finding.text));
         }
     }
     const std::uint64_t found = report.fatal + report.repairable + report.cosmetic;
     if (found > report.findings.size()) {
-        fmt::print(stderr, "{} findings, of which {} are shown\n", found, report.findings.size());
+        tell(fmt::format("{} findings, of which {} are shown\n", found, report.findings.size()));
     }
 }
 
@@ -156,10 +156,10 @@ result<bool> mend(const check_line& line, input_metadata& opened, check_report& 
     }
     if (!line.quiet) {
         if (has_leaks) {
-            fmt::print(stderr, "Repaired leaked blocks\n");
+            tell("Repaired leaked blocks\n");
         }
         if (!opened.view->superblock().flags) {
-            fmt::print(stderr, "Cleared needs_check flag\n");
+            tell("Cleared needs_check flag\n");
         }
     }
     return report.is_clean();
@@ -169,10 +169,9 @@ result<bool> check(const check_line& line) {
     input_metadata opened = UTHIN_TRY(open_input(line));
     const auto& superblock = opened.view->superblock();
     if (!line.quiet && !line.json) {
-        fmt::print(
+        UTHIN_TRY(print_result(fmt::format(
             "TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n", std::uint64_t{superblock.trans_id},
-            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated);
-        std::fflush(stdout);
+            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated)));
     }
     const thin_metadata::check_options how{.scope = line.superblock_only ? check_scope::superblock
                                                     : line.skip_mappings ? check_scope::devices
@@ -187,7 +186,7 @@ result<bool> check(const check_line& line) {
     }
     passed = passed || (line.ignore_non_fatal && report.fatal == 0);
     if (line.json && !line.quiet) {
-        fmt::print("{}\n", to_json(report, passed).dump(2));
+        UTHIN_TRY(print_result(to_json(report, passed).dump(2) + "\n"));
     }
     return passed;
 }

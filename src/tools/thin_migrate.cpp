@@ -186,8 +186,8 @@ result<void> migrate(const migrate_line& line) {
     UTHIN_TRY(expect_same_snapshot(line, source));
     UTHIN_TRY(target->keep());
     if (!line.quiet) {
-        fmt::print(stderr, "copied {} bytes, {} bytes are holes{}\n", totals.data_bytes,
-                   totals.hole_bytes, line.verify ? ", verified" : "");
+        tell(fmt::format("copied {} bytes, {} bytes are holes{}\n", totals.data_bytes,
+                         totals.hole_bytes, line.verify ? ", verified" : ""));
     }
     return {};
 }

@@ -276,12 +276,10 @@ std::optional<int> option_table::parse(std::span<char* const> given) {
             return usage_error(fault);
         }
         if (help_) {
-            print_help();
-            return exit_ok;
+            return finish(tool_, print_result(help()));
         }
         if (version_) {
-            fmt::print("{}\n", version_string);
-            return exit_ok;
+            return finish(tool_, print_result(fmt::format("{}\n", version_string)));
         }
     }
     const std::string fault = find_fault();
@@ -299,12 +297,11 @@ std::string option_table::usage() const {
 }
 
 int option_table::usage_error(std::string_view message) const {
-    fmt::print(stderr, "error: {}\n\n{}\n\nFor more information, try '--help'.\n", message,
-               usage());
+    tell(fmt::format("error: {}\n\n{}\n\nFor more information, try '--help'.\n", message, usage()));
     return exit_usage;
 }
 
-void option_table::print_help() const {
+std::string option_table::help() const {
     std::string text = fmt::format("{}\n\n{}\n", about_, usage());
     if (operand_ != nullptr) {
         text += fmt::format("\nArguments:\n  <{}>  {}\n", operand_shown_, operand_help_);
@@ -333,7 +330,7 @@ void option_table::print_help() const {
     for (const auto& [left, help] : lines) {
         text += fmt::format("{:<{}}  {}\n", left, width, help);
     }
-    fmt::print("{}", text);
+    return text;
 }
 
 }  // namespace uthin::tools

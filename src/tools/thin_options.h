@@ -85,7 +85,7 @@ private:
     [[nodiscard]] std::string apply(option& chosen, std::optional<std::string_view> value);
     [[nodiscard]] std::string find_fault() const;
     [[nodiscard]] std::string usage() const;
-    void print_help() const;
+    [[nodiscard]] std::string help() const;
 
     std::string tool_;
     std::string about_;

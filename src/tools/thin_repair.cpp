@@ -78,17 +78,18 @@ result<void> check_room(salvage& plan, block_device& output) {
     return plan.send(target, {.shared_pieces = true});
 }
 
-void tell(const repair_line& line, const salvage_report& report, bool written) {
+result<void> report_on(const repair_line& line, const salvage_report& report, bool written) {
     if (line.quiet) {
-        return;
+        return {};
     }
     if (line.verbose || line.explain) {
         print_candidates(report);
     }
     print_report("thin_repair", report, line.verbose || line.explain);
     if (line.json) {
-        fmt::print("{}\n", json_of(report, written));
+        return print_result(json_of(report, written) + "\n");
     }
+    return {};
 }
 
 result<void> repair(const repair_line& line) {
@@ -103,18 +104,16 @@ result<void> repair(const repair_line& line) {
     const auto plan = UTHIN_TRY(salvage::plan(*input, how));
     const salvage_report& report = plan->report();
     if (line.explain) {
-        tell(line, report, false);
-        return {};
+        return report_on(line, report, false);
     }
     if (line.no_loss && report.has_loss()) {
-        tell(line, report, false);
+        UTHIN_TRY(report_on(line, report, false));
         return fail(error_code::corrupt, "something would be lost; nothing was written");
     }
     UTHIN_TRY(check_room(*plan, *output));
     thin_metadata::restorer target(*output, {});
     UTHIN_TRY(plan->send(target, {.shared_pieces = true}));
-    tell(line, report, true);
-    return {};
+    return report_on(line, report, true);
 }
 
 }  // namespace

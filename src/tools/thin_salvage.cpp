@@ -102,18 +102,18 @@ std::string_view to_string(details_match match) {
 void print_devices(const salvage_report& report) {
     for (const salvaged_device& device : report.devices) {
         if (device.details_rebuilt) {
-            fmt::print(stderr, "device {}: its details were lost and are made up\n",
-                       device.id.value());
+            tell(fmt::format("device {}: its details were lost and are made up\n",
+                             device.id.value()));
         }
         if (!device.has_loss) {
             continue;
         }
         if (device.stated_mappings) {
-            fmt::print(stderr, "device {}: {} mappings lost, {} kept\n", device.id.value(),
-                       device.lost_mappings(), device.mappings);
+            tell(fmt::format("device {}: {} mappings lost, {} kept\n", device.id.value(),
+                             device.lost_mappings(), device.mappings));
         } else {
-            fmt::print(stderr, "device {}: {} mappings kept, nobody knows how many there were\n",
-                       device.id.value(), device.mappings);
+            tell(fmt::format("device {}: {} mappings kept, nobody knows how many there were\n",
+                             device.id.value(), device.mappings));
         }
     }
 }
@@ -135,10 +135,10 @@ void print_undecided(const salvage_report& report) {
         return items.size() > shown_max ? text + ", ..." : text;
     };
     for (const auto& undecided : report.undecided) {
-        fmt::print(stderr,
-                   "undecided: the blocks {} are roots of {} mappings, of the devices {}; "
-                   "--override-device-root chooses\n",
-                   list(undecided.roots), undecided.mappings, list(undecided.devices));
+        tell(
+            fmt::format("undecided: the blocks {} are roots of {} mappings, of the devices {}; "
+                        "--override-device-root chooses\n",
+                        list(undecided.roots), undecided.mappings, list(undecided.devices)));
     }
 }
 
@@ -203,52 +203,52 @@ void print_candidates(const salvage_report& report) {
     for (const auto& candidate : report.candidates) {
         const std::string details =
             candidate.details_root ? fmt::format("{}", candidate.details_root->value()) : "none";
-        fmt::print(stderr,
-                   "candidate: mapping root {}, details root {} (match: {}): devices {}, "
-                   "unreadable {}, overwritten {}, mappings {}, highest data block {}, time {}\n",
-                   candidate.mapping_root.value(), details, to_string(candidate.match),
-                   candidate.devices, candidate.lost_devices, candidate.overwritten_devices,
-                   candidate.mappings.mappings, candidate.mappings.highest_data_block,
-                   candidate.mappings.time_max);
+        tell(fmt::format(
+            "candidate: mapping root {}, details root {} (match: {}): devices {}, "
+            "unreadable {}, overwritten {}, mappings {}, highest data block {}, time {}\n",
+            candidate.mapping_root.value(), details, to_string(candidate.match), candidate.devices,
+            candidate.lost_devices, candidate.overwritten_devices, candidate.mappings.mappings,
+            candidate.mappings.highest_data_block, candidate.mappings.time_max));
     }
 }
 
 void print_report(std::string_view tool, const salvage_report& report, bool verbose) {
     if (report.superblock_failure) {
-        fmt::print(stderr, "{}\n", *report.superblock_failure);
+        tell(fmt::format("{}\n", *report.superblock_failure));
     }
     if (verbose || report.mapping_origin != root_origin::superblock ||
         report.details_origin != root_origin::superblock) {
-        fmt::print(stderr, "mapping root: {} ({}), details root: {} ({})\n",
-                   report.mapping_root.value(), thin_metadata::to_string(report.mapping_origin),
-                   report.details_root.value(), thin_metadata::to_string(report.details_origin));
+        tell(fmt::format(
+            "mapping root: {} ({}), details root: {} ({})\n", report.mapping_root.value(),
+            thin_metadata::to_string(report.mapping_origin), report.details_root.value(),
+            thin_metadata::to_string(report.details_origin)));
     }
     for (const std::string& note : report.notes) {
-        fmt::print(stderr, "{}\n", note);
+        tell(fmt::format("{}\n", note));
     }
     for (const std::uint64_t block : report.corrected_blocks) {
-        fmt::print(stderr, "block {}: one flipped bit was put right\n", block);
+        tell(fmt::format("block {}: one flipped bit was put right\n", block));
     }
     for (const metadata_block node : report.rebuilt_nodes) {
-        fmt::print(stderr, "btree node {}: was lost, and is worked out from its children\n",
-                   node.value());
+        tell(fmt::format("btree node {}: was lost, and is worked out from its children\n",
+                         node.value()));
     }
     print_undecided(report);
     std::set<std::uint64_t> devices;
     for (const lost_mappings& loss : report.losses) {
         devices.insert(loss.device.value());
-        fmt::print(stderr, "device {}: lost blocks {}: {}\n", loss.device.value(),
-                   text_of(loss.blocks), loss.text);
+        tell(fmt::format("device {}: lost blocks {}: {}\n", loss.device.value(),
+                         text_of(loss.blocks), loss.text));
     }
     if (report.loss_count > report.losses.size()) {
-        fmt::print(stderr, "{} lost ranges, of which {} are shown\n", report.loss_count,
-                   report.losses.size());
+        tell(fmt::format("{} lost ranges, of which {} are shown\n", report.loss_count,
+                         report.losses.size()));
     }
     print_devices(report);
     if (verbose || report.has_loss()) {
-        fmt::print(stderr,
-                   "{}: {} devices and {} mappings are kept; {} lost ranges in {} devices\n", tool,
-                   report.devices.size(), report.mappings, report.loss_count, devices.size());
+        tell(fmt::format("{}: {} devices and {} mappings are kept; {} lost ranges in {} devices\n",
+                         tool, report.devices.size(), report.mappings, report.loss_count,
+                         devices.size()));
     }
 }
 

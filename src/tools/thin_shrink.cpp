@@ -198,8 +198,8 @@ result<void> shrink(const shrink_line& line) {
     }
     UTHIN_TRY(output->install());
     if (!line.quiet) {
-        fmt::print(stderr, "{} blocks {} below block {}\n", plan.moved_blocks(),
-                   data != nullptr ? "moved" : "mapped anew, not copied,", plan.data_blocks);
+        tell(fmt::format("{} blocks {} below block {}\n", plan.moved_blocks(),
+                         data != nullptr ? "moved" : "mapped anew, not copied,", plan.data_blocks));
     }
     return {};
 }

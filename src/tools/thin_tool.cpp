@@ -183,13 +183,23 @@ result<void> text_file::close() {
     return {};
 }
 
+void tell(std::string_view text) {
+    (void)std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+result<void> print_result(std::string_view text) {
+    text_file output;
+    UTHIN_TRY(output.write(text));
+    return output.close();
+}
+
 int report_failure(std::string_view tool, const error& failure, bool quiet) {
     if (!quiet && failure.os_errno() != EPIPE) {
         std::string text = failure.message();
         for (char& c : text) {
             c = c == '\n' ? ' ' : c;
         }
-        fmt::print(stderr, "{}: {}\n", tool, text);
+        tell(fmt::format("{}: {}\n", tool, text));
     }
     return exit_failed;
 }

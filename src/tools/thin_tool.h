@@ -70,6 +70,10 @@ private:
     std::FILE* file_ = nullptr;
 };
 
+// On standard error. Where that cannot be written nobody listens, and nothing else changes.
+void tell(std::string_view text);
+// On standard output; it has arrived.
+[[nodiscard]] result<void> print_result(std::string_view text);
 // Tells what went wrong, unless `quiet` or a reader went away; returns 64.
 int report_failure(std::string_view tool, const error& failure, bool quiet = false);
 [[nodiscard]] inline int finish(std::string_view tool, const result<void>& outcome,

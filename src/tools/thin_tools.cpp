@@ -1,6 +1,8 @@
 // All thin_* tools in one program: the tool is chosen by the name it is called by, or by the first
 // argument.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <array>
 #include <csignal>
@@ -13,6 +15,7 @@
 namespace {
 
 using uthin::tools::arguments;
+using uthin::tools::tell;
 
 struct tool {
     std::string_view name;
@@ -46,23 +49,37 @@ const tool* find_tool(std::string_view path) {
     return nullptr;
 }
 
+// A closed stream is taken up, so that no device gets its number and, with it, our messages. What
+// is written there still fails.
+void occupy_standard_streams() {
+    int descriptor = 0;
+    while (descriptor >= 0 && descriptor <= STDERR_FILENO) {
+        descriptor = ::open("/dev/null", O_RDONLY);
+    }
+    if (descriptor > STDERR_FILENO) {
+        ::close(descriptor);
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     // A reader that goes away is an error of writing, not a death in the middle of a change.
     std::signal(SIGPIPE, SIG_IGN);
+    occupy_standard_streams();
     arguments given(argv, static_cast<std::size_t>(argc));
     for (int skipped = 0; skipped < 2 && !given.empty(); ++skipped) {
         const tool* const chosen = find_tool(given.front());
         given = given.subspan(1);
         if (chosen != nullptr) {
             const int status = chosen->run(given);
-            return std::fflush(stdout) == 0 ? status : uthin::tools::exit_failed;
+            return std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? status
+                                                                        : uthin::tools::exit_failed;
         }
     }
-    fmt::print(stderr, "Usage: thin_tools <TOOL> [ARGUMENTS]\nTools:\n");
+    tell("Usage: thin_tools <TOOL> [ARGUMENTS]\nTools:\n");
     for (const tool& known : tools) {
-        fmt::print(stderr, "  {}\n", known.name);
+        tell(fmt::format("  {}\n", known.name));
     }
     return uthin::tools::exit_failed;
 }

@@ -55,14 +55,14 @@ result<trim_totals> discard_free(const trim_line& line, thin_metadata::metadata_
     const std::uint64_t block_bytes =
         std::uint64_t{view.superblock().data_block_size_sectors} * sector_size_bytes;
     trim_totals totals;
+    text_file listed;
     progress_bar progress("trimming", view.superblock().data_sm_root.nr_blocks * block_bytes);
     UTHIN_TRY(
         thin_metadata::list_free_data(view, [&](const range<data_block>& free) -> result<void> {
             ++totals.ranges;
             totals.bytes += free.count() * block_bytes;
             if (line.dry_run) {
-                fmt::print("{}..{}\n", free.begin.value(), free.end.value());
-                return {};
+                return listed.write(fmt::format("{}..{}\n", free.begin.value(), free.end.value()));
             }
             const std::uint64_t end = free.end.value() * block_bytes;
             for (std::uint64_t at = free.begin.value() * block_bytes; at < end;) {
@@ -75,9 +75,7 @@ result<trim_totals> discard_free(const trim_line& line, thin_metadata::metadata_
             }
             return {};
         }));
-    if (!line.dry_run) {
-        UTHIN_TRY(data.flush());
-    }
+    UTHIN_TRY(line.dry_run ? listed.close() : data.flush());
     return totals;
 }
 
@@ -90,17 +88,16 @@ result<int> trim(const trim_line& line) {
     const input_metadata opened = UTHIN_TRY(open_metadata_view(*line.metadata, false));
     const auto& superblock = opened.view->superblock();
     if (!line.quiet && !line.dry_run) {
-        fmt::print(
+        UTHIN_TRY(print_result(fmt::format(
             "TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n", std::uint64_t{superblock.trans_id},
-            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated);
-        std::fflush(stdout);
+            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated)));
     }
     const auto report = UTHIN_TRY(thin_metadata::check_metadata(*opened.view, {}));
     if (!report.is_clean()) {
         if (!line.quiet) {
-            fmt::print(stderr,
-                       "thin_trim: metadata contains errors (run thin_check for details). "
-                       "perhaps you need to run thin_repair.\n");
+            tell(
+                "thin_trim: metadata contains errors (run thin_check for details). "
+                "perhaps you need to run thin_repair.\n");
         }
         return exit_bad_metadata;
     }
@@ -108,7 +105,8 @@ result<int> trim(const trim_line& line) {
     const auto data = UTHIN_TRY(open_data(line, superblock));
     const trim_totals totals = UTHIN_TRY(discard_free(line, *opened.view, *data));
     if (!line.quiet && !line.dry_run) {
-        fmt::print("DISCARDED_RANGES={}\nDISCARDED_BYTES={}\n", totals.ranges, totals.bytes);
+        UTHIN_TRY(print_result(
+            fmt::format("DISCARDED_RANGES={}\nDISCARDED_BYTES={}\n", totals.ranges, totals.bytes)));
     }
     return exit_ok;
 }

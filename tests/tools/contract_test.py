@@ -244,6 +244,51 @@ class Contract(unittest.TestCase):
                 self.assertEqual((outcome.returncode, outcome.stderr), (FAILED, b""))
         os.close(write_end)
 
+    def test_messages_that_cannot_be_written_change_nothing_else(self):
+        damaged = bytearray(self.bytes)
+        damaged[5 * 4096 + 40] ^= 4
+        damaged = self.file("flipped", damaged)
+        before = self.content(damaged)
+        calls = [(FAILED, tool, *call(os.path.join(self.folder.name, "absent"), "/none"))
+                 for table in (READERS, WRITERS) for tool, call in table.items()]
+        calls += [(USAGE, tool, "--no-such-option") for tool in TOOLS]
+        calls += [(FAILED, "thin_tools", "nonsense"), (FAILED, "thin_check", damaged),
+                  (FAILED, "thin_check", "--clear-needs-check-flag", damaged),
+                  (0, "thin_repair", "--explain", "-v", "-i", self.image)]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        with open("/dev/full", "wb") as full:
+            for status, tool, *arguments in calls:
+                for name, options in (("full", {"stderr": full}), ("gone", {"stderr": write_end}),
+                                      ("closed", {"preexec_fn": lambda: os.close(2)})):
+                    with self.subTest(tool=tool, arguments=arguments, stderr=name):
+                        outcome = subprocess.run([os.path.join(BIN, tool), *arguments], stdin=subprocess.DEVNULL,
+                                                 stdout=subprocess.DEVNULL, timeout=SECONDS_MAX, **options)
+                        self.assertEqual(outcome.returncode, status)
+                        self.assertEqual(self.content(damaged), before)
+        os.close(write_end)
+
+    def test_results_that_cannot_be_written_are_an_error(self):
+        trim = ["--data-dev", data_beside(self.image), "--metadata-dev", self.image]
+        calls = [["thin_check", self.image], ["thin_check", "--json", self.image], ["thin_trim", "--dry-run", *trim],
+                 ["thin_trim", *trim], ["thin_repair", "--json", "-i", self.image, "-o", self.file("target", bytes(1 << 20))]]
+        calls += [[tool, option] for tool in TOOLS for option in ("--help", "--version")]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        with open("/dev/full", "wb") as full:
+            for tool, *arguments in calls:
+                for name, before, options in (
+                        ("full", [], {"stdout": full}), ("unbuffered", ["stdbuf", "-o0"], {"stdout": full}),
+                        ("closed", [], {"preexec_fn": lambda: os.close(1)}), ("gone", [], {"stdout": write_end})):
+                    with self.subTest(tool=tool, arguments=arguments, stdout=name):
+                        outcome = subprocess.run([*before, os.path.join(BIN, tool), *arguments],
+                                                 stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=SECONDS_MAX,
+                                                 **options)
+                        self.assertEqual(outcome.returncode, FAILED)
+                        self.assertRegex(outcome.stderr.decode(), r"\A\Z" if name == "gone" else
+                                         rf"\A{tool}: output error: standard output: .*\n\Z")
+        os.close(write_end)
+
     def test_a_full_disk_is_an_error(self):
         outcome = run("thin_dump", "-o", "/dev/full", self.image)
         self.refused(outcome)
