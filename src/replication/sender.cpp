@@ -72,8 +72,13 @@ private:
 class content_sender {
 public:
     content_sender(pool_service& pool, const send_request& request, stream_writer& writer,
-                   send_reply& reply, volume_data& data)
-        : pool_(pool), request_(request), writer_(writer), reply_(reply), data_(data) {}
+                   send_reply& reply, volume_data& data, bool has_origin)
+        : pool_(pool),
+          request_(request),
+          writer_(writer),
+          reply_(reply),
+          data_(data),
+          has_origin_(has_origin) {}
 
     // All of it, whatever is mapped: what is not mapped is the external origin's.
     result<void> send_everything() { return data(0, reply_.header.to_size_bytes); }
@@ -93,17 +98,25 @@ public:
             }
             wanted.offset_bytes = *found.next_offset_bytes;
         }
-        return cross_seam(UINT64_MAX);
+        UTHIN_TRY(cross_seam(UINT64_MAX));
+        return data(ranges_end(), reply_.header.to_size_bytes);
     }
 
 private:
+    // Up to where the difference of the mappings tells what to send. Behind the end of a smaller
+    // base everything is new if there is an origin: holes read as the origin there.
+    [[nodiscard]] std::uint64_t ranges_end() const {
+        const stream_header& header = reply_.header;
+        return has_origin_ ? std::min(header.from_size_bytes, header.to_size_bytes)
+                           : header.to_size_bytes;
+    }
     // The block in which a smaller base ends: what lies behind that end was never part of it, and
     // is sent even if the block did not change.
     void set_seam(const diff_reply& found) {
         const std::uint64_t old_bytes = reply_.header.from_size_bytes;
         const std::uint64_t block_bytes = found.block_size_bytes;
         if (!reply_.header.is_incremental() || old_bytes >= reply_.header.to_size_bytes ||
-            old_bytes % block_bytes == 0 || seam_crossed_) {
+            old_bytes % block_bytes == 0 || seam_crossed_ || has_origin_) {
             return;
         }
         seam_begin_ = old_bytes;
@@ -120,7 +133,7 @@ private:
     result<void> send_range(const changed_range& range) {
         const std::uint64_t begin = range.offset_bytes;
         // Removed ranges may lie behind the end of a volume that has shrunk.
-        const std::uint64_t end = std::min(begin + range.length_bytes, reply_.header.to_size_bytes);
+        const std::uint64_t end = std::min(begin + range.length_bytes, ranges_end());
         if (begin >= end) {
             return {};
         }
@@ -128,7 +141,9 @@ private:
         if (begin <= seam_begin_ && seam_begin_ < end) {
             seam_crossed_ = true;
         }
-        return range.kind == change_kind::removed ? zeros(begin, end) : data(begin, end);
+        // A hole reads as the origin, if there is one.
+        const bool zero = range.kind == change_kind::removed && !has_origin_;
+        return zero ? zeros(begin, end) : data(begin, end);
     }
     result<void> data(std::uint64_t begin, std::uint64_t end) {
         while (begin < end) {
@@ -177,6 +192,7 @@ private:
     stream_writer& writer_;
     send_reply& reply_;
     volume_data& data_;
+    const bool has_origin_;
     aligned_buffer buffer_{data_bytes_max};
     std::uint64_t seam_begin_ = 0;
     std::uint64_t seam_end_ = 0;
@@ -241,7 +257,8 @@ result<send_reply> send_snapshot(pool_service& pool, const send_request& request
     if (!request.from.empty()) {
         UTHIN_TRY(set_base(header, volumes, named, request.from));
     }
-    if (!is_snapshot(named)) {
+    // Who has a snapshot open may be writing to it.
+    if (!is_snapshot(named) || named.in_use) {
         to = UTHIN_TRY(made.make(named.name));
         header.temporary = true;
     }
@@ -253,16 +270,17 @@ result<send_reply> send_snapshot(pool_service& pool, const send_request& request
     header.to = {content_id(to), to.name};
     header.to_size_bytes = to.size_bytes;
     header.created_unix_seconds = to.created_unix_seconds;
-    name_relatives(header, volumes, to);
+    name_relatives(header, volumes, is_snapshot(named) ? named : to);
     if (request.begun) {
         request.begun(header.to_size_bytes);
     }
     {
         const auto data = UTHIN_TRY(pool.open_data(to.name, true));
         auto writer = UTHIN_TRY(stream_writer::begin(sink, header, request.compress));
-        content_sender content(pool, request, writer, reply, *data);
         // Holes on an origin are the origin's content; the receiver has no such origin.
-        const bool whole = !to.external_origin.empty();
+        const bool has_origin = !to.external_origin.empty();
+        const bool whole = has_origin && !header.is_incremental();
+        content_sender content(pool, request, writer, reply, *data, has_origin);
         UTHIN_TRY(whole ? content.send_everything() : content.send_changes(to.name));
         UTHIN_TRY(writer.end());
     }

@@ -95,5 +95,52 @@ TEST_F(Sender, SendsTheContentOfAnExternalOriginToo) {
     EXPECT_EQ(target.content("copy"), side_.content("s2"));
 }
 
+TEST_F(Sender, SendsOnlyWhatChangedOnAnExternalOriginToo) {
+    test::temporary_directory folder;
+    const std::string image = folder.path() / "image";
+    std::ofstream(image) << std::string(60 * block_bytes, 'o');
+    create_volume_request request;
+    request.name = "v";
+    request.size_bytes = 32 * block_bytes + 512;
+    request.external_origin = image;
+    ASSERT_OK(side_.pool().create_volume(request));
+    write("v", 'a', 1);
+    write("v", 'a', 2);
+    side_.snapshot("v", "s1");
+    write("v", 'b', 2);
+    write("v", 'b', 9);
+    ASSERT_OK(side_.pool().open_volume("v", false).value()->discard(block_bytes, block_bytes));
+    side_.snapshot("v", "s2");
+    // What is grown stands on the origin as well.
+    ASSERT_OK(side_.pool().resize("v", 36 * block_bytes));
+    write("v", 'c', 34);
+    side_.snapshot("v", "s3");
+    ASSERT_OK(side_.pool().resize("v", 20 * block_bytes + 1024));
+    side_.snapshot("v", "s4");
+    test::replication_side target(2 * block_bytes);
+    ASSERT_OK(target.receive(side_.send("s1"), "copy"));
+    const std::pair<std::string, std::uint64_t> steps[] = {{"s2", 3}, {"s3", 4}, {"s4", 1}};
+    std::string base = "s1";
+    for (const auto& [name, blocks_max] : steps) {
+        SCOPED_TRACE(name);
+        const auto stream = side_.send(name, base);
+        EXPECT_LT(stream.size(), blocks_max * block_bytes + 2048);
+        ASSERT_OK(target.receive(stream, "copy"));
+        EXPECT_EQ(target.content("copy"), side_.content(name));
+        base = name;
+    }
+}
+
+TEST_F(Sender, SendsASnapshotOfASnapshotThatIsInUse) {
+    side_.create("v", 8 * block_bytes);
+    write("v", 'a', 1);
+    side_.snapshot("v", "s1");
+    ASSERT_OK_AND_ASSIGN(const auto held, side_.pool().open_volume("s1", false));
+    ASSERT_OK_AND_ASSIGN(const send_reply sent, send("s1"));
+    EXPECT_TRUE(sent.header.temporary);
+    EXPECT_NE(sent.header.to.id, side_.pool().show("s1").value().uuid);
+    EXPECT_EQ(side_.pool().list().value().size(), 2U);
+}
+
 }  // namespace
 }  // namespace uthin::replication
