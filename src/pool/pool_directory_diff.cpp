@@ -89,7 +89,10 @@ result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request
                             printable(directory_), printable(request.to), printable(request.from)));
         }
     }
-    if (purpose_ != open_purpose::inspect && pool_->mode() == pool_mode::write) {
+    // The view shows what is committed.
+    const pool_mode mode = pool_->mode();
+    const bool changes = mode == pool_mode::write || mode == pool_mode::out_of_data_space;
+    if (purpose_ != open_purpose::inspect && changes) {
         UTHIN_TRY_CTX(pool_->commit(), printable(directory_));
     }
     diff_sides sides;

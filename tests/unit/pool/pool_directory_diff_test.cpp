@@ -161,5 +161,24 @@ TEST_F(PoolDirectoryDiff, OfVolumesWithDifferentOriginsIsRefused) {
     EXPECT_THAT(pool_->diff(request), HasCode(error_code::not_found));
 }
 
+TEST_F(PoolDirectoryDiff, SeesTheLastChangesOfAPoolWithoutDataSpaceToo) {
+    ASSERT_OK(pool_->set({{"no-space", "error"}}));
+    create("a", 512 * block_bytes);
+    write("a", 0, 16);
+    snapshot("a", "s");
+    open(open_purpose::serve);
+    ASSERT_OK(pool_->start());
+    ASSERT_OK_AND_ASSIGN(const auto volume, pool_->open_volume("a", false));
+    const std::string text(496 * block_bytes, 'x');
+    EXPECT_THAT(volume->write(16 * block_bytes, std::as_bytes(std::span(text))),
+                HasCode(error_code::no_data_space));
+    // "s" keeps the blocks. The pool's thread commits too, but takes its time.
+    for (std::uint64_t block = 0; block < 16; ++block) {
+        ASSERT_OK(volume->discard(block * block_bytes, block_bytes));
+        ASSERT_EQ(pool_->engine().mode(), pool_mode::out_of_data_space);
+        EXPECT_EQ(diff("s", "a").front(), range(change_kind::removed, 0, block + 1));
+    }
+}
+
 }  // namespace
 }  // namespace uthin
