@@ -64,34 +64,54 @@ std::unexpected<error> bad_header(std::string_view what) {
     return fail(error_code::corrupt, fmt::format("stream: its header {}; send it again", what));
 }
 
+// An id comes to stand in the catalogue and in messages.
+result<void> take_id(std::string& id, std::string_view bytes) {
+    if (bytes.size() > id_bytes_max || !is_utf8(bytes) ||
+        bytes.find('\0') != std::string_view::npos) {
+        return bad_header("has an id that is none");
+    }
+    id = bytes;
+    return {};
+}
+
+result<void> take_number(std::uint64_t& number, std::string_view bytes) {
+    if (bytes.size() != sizeof number) {
+        return bad_header("has a number of another length");
+    }
+    number = load_le<std::uint64_t>(reinterpret_cast<const std::byte*>(bytes.data()));
+    return {};
+}
+
+result<void> take_relative(stream_header& header, std::string_view bytes) {
+    if (header.relatives.size() == relatives_max) {
+        return bad_header("names too many snapshots");
+    }
+    return take_id(header.relatives.emplace_back().id, bytes);
+}
+
 // Puts one field where it belongs.
 result<void> take_field(stream_header& header, std::uint16_t which, std::string_view bytes) {
-    const auto number = [&]() {
-        return bytes.size() == sizeof(std::uint64_t)
-                   ? load_le<std::uint64_t>(reinterpret_cast<const std::byte*>(bytes.data()))
-                   : UINT64_MAX;
-    };
+    std::uint64_t number = 0;
     switch (static_cast<tag>(which)) {
-        case tag::pool_uuid: header.pool_uuid = bytes; return {};
-        case tag::volume_uuid: header.volume_uuid = bytes; return {};
+        case tag::pool_uuid: return take_id(header.pool_uuid, bytes);
+        case tag::volume_uuid: return take_id(header.volume_uuid, bytes);
         case tag::volume_name: header.volume_name = bytes; return {};
-        case tag::to_id: header.to.id = bytes; return {};
+        case tag::to_id: return take_id(header.to.id, bytes);
         case tag::to_name: header.to.name = bytes; return {};
-        case tag::from_id: header.from.id = bytes; return {};
+        case tag::from_id: return take_id(header.from.id, bytes);
         case tag::from_name: header.from.name = bytes; return {};
-        case tag::to_size: header.to_size_bytes = number(); return {};
-        case tag::from_size: header.from_size_bytes = number(); return {};
-        case tag::block_size: header.block_size_bytes = number(); return {};
-        case tag::temporary: header.temporary = number() != 0; return {};
+        case tag::to_size: return take_number(header.to_size_bytes, bytes);
+        case tag::from_size: return take_number(header.from_size_bytes, bytes);
+        case tag::block_size: return take_number(header.block_size_bytes, bytes);
+        case tag::temporary:
+            UTHIN_TRY(take_number(number, bytes));
+            header.temporary = number != 0;
+            return {};
         case tag::created:
-            header.created_unix_seconds = static_cast<std::int64_t>(number());
+            UTHIN_TRY(take_number(number, bytes));
+            header.created_unix_seconds = static_cast<std::int64_t>(number);
             return {};
-        case tag::relative_id:
-            if (header.relatives.size() == relatives_max) {
-                return bad_header("names too many snapshots");
-            }
-            header.relatives.push_back({std::string(bytes), {}});
-            return {};
+        case tag::relative_id: return take_relative(header, bytes);
         case tag::relative_name:
             if (header.relatives.empty()) {
                 return bad_header("names a snapshot without its id");
@@ -126,7 +146,11 @@ std::vector<std::byte> encode_header(const stream_header& header) {
     fields.add(tag::block_size, header.block_size_bytes);
     fields.add(tag::created, static_cast<std::uint64_t>(header.created_unix_seconds));
     fields.add(tag::temporary, header.temporary ? 1 : 0);
+    constexpr std::size_t relative_bytes_max = 2 * (sizeof(disk_field) + text_bytes_max);
     for (std::size_t i = 0; i < header.relatives.size() && i < relatives_max; ++i) {
+        if (fields.bytes.size() > begin_bytes_max - relative_bytes_max) {
+            break;
+        }
         fields.add(tag::relative_id, header.relatives[i].id);
         fields.add(tag::relative_name, header.relatives[i].name);
     }
@@ -150,7 +174,6 @@ result<stream_header> decode_header(std::span<const std::byte> bytes) {
         bytes = bytes.subspan(field.length_bytes);
     }
     const bool sane = !header.to.id.empty() && check_volume_size(header.to_size_bytes) &&
-                      header.to_size_bytes <= volume_size_bytes_max &&
                       (!header.is_incremental() || check_volume_size(header.from_size_bytes));
     if (!sane) {
         return bad_header("lacks the snapshot or its size");

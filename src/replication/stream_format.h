@@ -26,6 +26,7 @@ inline constexpr std::uint16_t record_flag_zstd = 1;
 inline constexpr std::size_t data_bytes_max = 1U << 20;
 inline constexpr std::size_t begin_bytes_max = 1U << 20;
 inline constexpr std::size_t text_bytes_max = 4096;
+inline constexpr std::size_t id_bytes_max = 64;
 inline constexpr std::size_t relatives_max = 1024;
 inline constexpr std::size_t digest_bytes = 32;
 

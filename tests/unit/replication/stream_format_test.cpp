@@ -68,6 +68,50 @@ TEST(StreamHeader, ThatIsCutOffOrMakesNoSenseIsRefused) {
     EXPECT_THAT(decode_header(encode_header(odd)), HasCode(error_code::corrupt));
 }
 
+// They come to stand in the catalogue and in messages.
+TEST(StreamHeader, WithAnIdThatIsNoneIsRefused) {
+    const std::string longest(64, 'i');
+    stream_header header = full_header();
+    header.to.id = header.from.id = longest;
+    header.relatives[0].id = longest;
+    EXPECT_EQ(decode_header(encode_header(header)).value(), header);
+    for (const std::string& bad :
+         {longest + "i", std::string("\xff\xfe"), std::string("a\0b", 3)}) {
+        for (const int which : {0, 1, 2}) {
+            header = full_header();
+            (which == 0   ? header.to.id
+             : which == 1 ? header.from.id
+                          : header.relatives[1].id) = bad;
+            EXPECT_THAT(decode_header(encode_header(header)), HasCode(error_code::corrupt));
+        }
+    }
+}
+
+TEST(StreamHeader, WithANumberOfAnotherLengthIsRefused) {
+    constexpr std::array<std::uint16_t, 5> tags = {8, 9, 10, 11, 0x8001};
+    constexpr std::array<std::uint16_t, 4> lengths = {0, 4, 7, 9};
+    for (const std::uint16_t tag : tags) {
+        for (const std::uint16_t length : lengths) {
+            const auto bytes = with(encode_header(full_header()), field(tag, length, length));
+            EXPECT_THAT(decode_header(bytes), HasCode(error_code::corrupt)) << tag;
+        }
+    }
+}
+
+TEST(StreamHeader, LeavesOutTheOldestRelativesThatDoNotFit) {
+    stream_header header = full_header();
+    header.relatives.clear();
+    for (std::size_t i = 0; i < relatives_max; ++i) {
+        header.relatives.push_back({std::to_string(i), std::string(text_bytes_max, 'n')});
+    }
+    const auto bytes = encode_header(header);
+    EXPECT_LE(bytes.size(), begin_bytes_max);
+    ASSERT_OK_AND_ASSIGN(const stream_header read, decode_header(bytes));
+    EXPECT_GT(read.relatives.size(), 200U);
+    EXPECT_LT(read.relatives.size(), relatives_max);
+    EXPECT_EQ(read.relatives.back(), header.relatives[read.relatives.size() - 1]);
+}
+
 TEST(RecordCrc, DependsOnHeaderAndPayloadButNotOnItself) {
     disk_record record{};
     record.magic = record_magic;
