@@ -8,7 +8,9 @@
 // Failures  view_expired after the owner revoked it; what was read before is to be thrown away.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "persistent_data/block_source.h"
 #include "thin_metadata/superblock.h"
@@ -36,6 +38,9 @@ struct offline_options {
     bool metadata_snapshot = false;
     // Take this superblock instead of block 0's, for repair by hand.
     const disk_superblock* superblock_override = nullptr;
+    // Read these trees instead of those that the superblock, or the metadata snapshot's, names.
+    std::optional<std::uint64_t> mapping_root = std::nullopt;
+    std::optional<std::uint64_t> details_root = std::nullopt;
 };
 
 // A view of metadata that nobody in this process writes. `device` outlives it. Nothing is ever

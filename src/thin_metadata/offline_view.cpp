@@ -74,6 +74,12 @@ public:
 
     void use_superblock(const disk_superblock& superblock) { superblock_ = superblock; }
     [[nodiscard]] result<void> follow_held_root();
+    void use_roots(const offline_options& options) {
+        superblock_.data_mapping_root =
+            options.mapping_root.value_or(superblock_.data_mapping_root);
+        superblock_.device_details_root =
+            options.details_root.value_or(superblock_.device_details_root);
+    }
 
 private:
     image_source blocks_;
@@ -130,6 +136,7 @@ result<std::unique_ptr<metadata_view>> open_offline(block_device& device,
     if (options.metadata_snapshot) {
         UTHIN_TRY(view->follow_held_root());
     }
+    view->use_roots(options);
     return view;
 }
 

@@ -70,14 +70,9 @@ result<input_metadata> open_input(const check_line& line) {
                                          : line.metadata_snapshot ? access::live_read
                                                                   : access::exclusive_read));
     opened.view = UTHIN_TRY(
-        thin_metadata::open_offline(*opened.device, {.metadata_snapshot = line.metadata_snapshot}));
-    if (line.mapping_root || line.details_root) {
-        thin_metadata::disk_superblock changed = opened.view->superblock();
-        changed.data_mapping_root = line.mapping_root.value_or(changed.data_mapping_root);
-        changed.device_details_root = line.details_root.value_or(changed.device_details_root);
-        opened.view = UTHIN_TRY(
-            thin_metadata::open_offline(*opened.device, {.superblock_override = &changed}));
-    }
+        thin_metadata::open_offline(*opened.device, {.metadata_snapshot = line.metadata_snapshot,
+                                                     .mapping_root = line.mapping_root,
+                                                     .details_root = line.details_root}));
     return opened;
 }
 
@@ -145,6 +140,7 @@ result<bool> mend(const check_line& line, input_metadata& opened, check_report& 
         return true;
     }
     const bool has_leaks = !report.is_clean();
+    const bool had_flag = report.needs_check;
     opened.view.reset();
     UTHIN_TRY_CTX(
         thin_metadata::repair_leaks(*opened.device, {.rebuild_space_maps = has_leaks,
@@ -158,7 +154,7 @@ result<bool> mend(const check_line& line, input_metadata& opened, check_report& 
         if (has_leaks) {
             tell("Repaired leaked blocks\n");
         }
-        if (!opened.view->superblock().flags) {
+        if (had_flag && !opened.view->superblock().flags) {
             tell("Cleared needs_check flag\n");
         }
     }

@@ -129,7 +129,7 @@ result<void> print_differences(thin_metadata::metadata_view& view, metadata_bloc
 
 result<void> print_delta(const delta_line& line) {
     const input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot}));
     const metadata_block left = UTHIN_TRY(root_of(*opened.view, line.left, "snap1"));
     const metadata_block right = UTHIN_TRY(root_of(*opened.view, line.right, "snap2"));
     text_file target;

@@ -105,18 +105,13 @@ void add_options(option_table& options, dump_line& line) {
 }
 
 result<input_metadata> open_input(const dump_line& line) {
-    input_metadata opened = UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
+    input_metadata opened =
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot,
+                                                   .mapping_root = line.salvage.mapping_root,
+                                                   .details_root = line.salvage.details_root}));
     if (line.snapshot_block && *line.snapshot_block != opened.view->superblock().blocknr) {
         return fail(error_code::invalid_argument,
                     "metadata snapshot does not match that in superblock");
-    }
-    if (line.salvage.mapping_root || line.salvage.details_root) {
-        thin_metadata::disk_superblock changed = opened.view->superblock();
-        changed.data_mapping_root = line.salvage.mapping_root.value_or(changed.data_mapping_root);
-        changed.device_details_root =
-            line.salvage.details_root.value_or(changed.device_details_root);
-        opened.view = UTHIN_TRY(
-            thin_metadata::open_offline(*opened.device, {.superblock_override = &changed}));
     }
     return opened;
 }
@@ -178,6 +173,9 @@ int thin_dump_main(arguments given) {
     add_options(options, line);
     if (const auto status = options.parse(given)) {
         return *status;
+    }
+    if (!line.repair && !line.salvage.device_roots.empty()) {
+        return options.usage_error("the argument '--override-device-root' needs '--repair'");
     }
     line.verbose = options.seen("-v");
     return finish("thin_dump", dump(line), line.quiet);

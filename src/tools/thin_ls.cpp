@@ -186,7 +186,7 @@ std::string table_of(const ls_line& line, const pool_usage& usage, std::uint64_t
 
 result<void> list(const ls_line& line) {
     const input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, line.metadata_snapshot));
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot}));
     const std::uint64_t block_bytes =
         std::uint64_t{opened.view->superblock().data_block_size_sectors} * sector_size_bytes;
     const bool needs_mappings =

@@ -74,7 +74,8 @@ result<migrate_source> open_source(const migrate_line& line) {
     }
     source.metadata_path = metadata;
     source.data_path = line.data ? *line.data : *of_pool;
-    source.metadata = UTHIN_TRY(open_metadata_view(metadata, line.metadata_snapshot));
+    source.metadata =
+        UTHIN_TRY(open_metadata_view(metadata, {.metadata_snapshot = line.metadata_snapshot}));
     source.data = UTHIN_TRY(open_data_device(source.data_path, line.metadata_snapshot
                                                                    ? data_access::live_read
                                                                    : data_access::shared_read));

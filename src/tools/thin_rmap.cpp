@@ -29,7 +29,7 @@ result<void> take_region(std::string_view text, region_list& regions) {
 }
 
 result<void> print_reverse_map(const std::string& input, const region_list& regions) {
-    const input_metadata opened = UTHIN_TRY(open_metadata_view(input, false));
+    const input_metadata opened = UTHIN_TRY(open_metadata_view(input, {}));
     text_file target;
     for (const auto& run : UTHIN_TRY(thin_metadata::reverse_mappings(*opened.view, regions))) {
         thin_metadata::text_line line;

@@ -72,8 +72,7 @@ result<mapping_source> open_xml(const std::string& path) {
 }
 
 result<mapping_source> open_image(const std::string& path) {
-    const auto opened =
-        std::make_shared<input_metadata>(UTHIN_TRY(open_metadata_view(path, false)));
+    const auto opened = std::make_shared<input_metadata>(UTHIN_TRY(open_metadata_view(path, {})));
     if (opened->view->superblock().held_root != 0) {
         return fail(error_code::busy,
                     fmt::format("{}: a metadata snapshot is reserved; release it first", path));

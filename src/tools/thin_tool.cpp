@@ -127,12 +127,12 @@ result<std::unique_ptr<block_device>> claim_output(const std::string& path) {
     return claimed;
 }
 
-result<input_metadata> open_metadata_view(const std::string& path, bool metadata_snapshot) {
+result<input_metadata> open_metadata_view(const std::string& path,
+                                          const thin_metadata::offline_options& how) {
     input_metadata opened;
-    opened.device = UTHIN_TRY(
-        open_metadata_input(path, metadata_snapshot ? access::live_read : access::exclusive_read));
-    opened.view = UTHIN_TRY(
-        thin_metadata::open_offline(*opened.device, {.metadata_snapshot = metadata_snapshot}));
+    opened.device = UTHIN_TRY(open_metadata_input(
+        path, how.metadata_snapshot ? access::live_read : access::exclusive_read));
+    opened.view = UTHIN_TRY(thin_metadata::open_offline(*opened.device, how));
     return opened;
 }
 

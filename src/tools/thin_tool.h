@@ -44,7 +44,7 @@ struct input_metadata {
     std::unique_ptr<thin_metadata::metadata_view> view;
 };
 [[nodiscard]] result<input_metadata> open_metadata_view(const std::string& path,
-                                                        bool metadata_snapshot);
+                                                        const thin_metadata::offline_options& how);
 
 // Standard output, or a file made (or emptied) at the first piece of text; busy when somebody else
 // has that file open.

@@ -85,7 +85,7 @@ result<int> trim(const trim_line& line) {
         return fail(error_code::invalid_argument,
                     "no data device: give --data-dev, or a pool directory as --metadata-dev");
     }
-    const input_metadata opened = UTHIN_TRY(open_metadata_view(*line.metadata, false));
+    const input_metadata opened = UTHIN_TRY(open_metadata_view(*line.metadata, {}));
     const auto& superblock = opened.view->superblock();
     if (!line.quiet && !line.dry_run) {
         UTHIN_TRY(print_result(fmt::format(

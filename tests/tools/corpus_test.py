@@ -94,7 +94,11 @@ class Corpus(unittest.TestCase):
             self.assertEqual(run(BIN, "thin_check", "--ignore-non-fatal-errors", copy).returncode, 0)
             report = json.loads(run(BIN, "thin_check", "--json", copy).stdout)
             self.assertEqual((report["fatal"], report["leaked_data_blocks"]), (0, 1))
-            self.assertEqual(run(BIN, "thin_check", "-q", option, copy).returncode, 0)
+            flag_set = json.loads(run(BIN, "thin_check", "--json", copy).stdout)["needs_check"]
+            mended = run(BIN, "thin_check", option, copy)
+            self.assertEqual(mended.returncode, 0)
+            self.assertIn(b"Repaired leaked blocks\n", mended.stderr)
+            self.assertEqual(b"Cleared needs_check flag\n" in mended.stderr, flag_set)
             report = json.loads(self.output("thin_check", "--json", copy))
             self.assertEqual((report["repairable"], report["cosmetic"]), (0, 0))
             self.assertEqual(self.output("thin_dump", copy), self.output("thin_dump", self.pools[LEAKED][1]))

@@ -236,6 +236,21 @@ class Repair(unittest.TestCase):
         self.assertEqual(run("thin_dump", "-r", "-m", damaged).returncode, USAGE)
         self.assertIn(b"candidate: mapping root", run("thin_dump", "-r", "-v", damaged).stderr)
 
+    def test_a_root_of_a_device_is_for_repairs_only(self):
+        outcome = run("thin_dump", "--override-device-root", "1=5", self.images["deletes"])
+        self.assertEqual((outcome.returncode, outcome.stdout), (USAGE, b""))
+        self.assertIn(b"--repair", outcome.stderr)
+
+    def test_other_roots_of_a_metadata_snapshot(self):
+        image = self.images["metasnap-held"]
+        held = u64(self.image("metasnap-held"), 56) * BLOCK
+        roots = [u64(self.image("metasnap-held"), held + at) for at in (320, 328)]
+        given = (f"--override-mapping-root={roots[0]}", f"--override-details-root={roots[1]}")
+        for tool in ("thin_check", "thin_dump"):
+            plain, same = run(tool, "-m", image), run(tool, "-m", *given, image)
+            self.assertEqual((same.returncode, same.stdout, same.stderr), (0, plain.stdout, b""))
+        self.assertEqual(run("thin_check", "-m", "--override-mapping-root=1", image).returncode, FAILED)
+
     def test_a_pool_directory_is_an_input(self):
         pool = self.path("pool")
         made = run("uthin", "pool", "create", pool, "--data-size", "1G")
