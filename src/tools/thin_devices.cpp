@@ -48,7 +48,8 @@ result<std::unique_ptr<block_device>> open_scratch(std::uint64_t size_bytes) {
 }
 
 result<void> flush_file(const std::string& path) {
-    if (io::kind_of_file(path) != io::file_kind::regular) {
+    const io::file_kind kind = io::kind_of_file(path);
+    if (kind != io::file_kind::regular && kind != io::file_kind::block_device) {
         return {};
     }
     const auto device =

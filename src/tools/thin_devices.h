@@ -29,7 +29,7 @@ enum class data_access : std::uint8_t {
 // A sparse file that has no name and goes away when it is closed, in TMPDIR or /tmp.
 [[nodiscard]] result<std::unique_ptr<block_device>> open_scratch(std::uint64_t size_bytes);
 
-// What was written to a regular file is durable.
+// What was written to a regular file or a disk is durable.
 [[nodiscard]] result<void> flush_file(const std::string& path);
 
 }  // namespace uthin::tools

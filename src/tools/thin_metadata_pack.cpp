@@ -12,8 +12,8 @@
 
 #include "base/aligned_buffer.h"
 #include "base/result.h"
-#include "io/open.h"
 #include "thin_metadata/pack.h"
+#include "tools/thin_devices.h"
 #include "tools/thin_tool.h"
 
 namespace uthin::tools {
@@ -62,14 +62,7 @@ result<void> finish_file(std::FILE* file, const std::string& path) {
     if (std::fflush(file) != 0) {
         return file_failure(path);
     }
-    std::error_code ignored;
-    if (!std::filesystem::is_regular_file(path, ignored) &&
-        !std::filesystem::is_block_file(path, ignored)) {
-        return {};
-    }
-    const auto device =
-        UTHIN_TRY(io::open_device("file:" + path, {.lock = io::lock_mode::none, .direct = false}));
-    return device->flush();
+    return flush_file(path);
 }
 
 result<void> pack(const pack_line& line) {
