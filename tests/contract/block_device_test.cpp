@@ -25,6 +25,7 @@
 #include "io/memory_device.h"
 #include "io/open.h"
 #include "support/matchers.h"
+#include "support/paths.h"
 #include "support/seed.h"
 
 namespace uthin::test {
@@ -94,7 +95,7 @@ struct loop_disk {
 
 subject on_loop_disk(bool direct) {
     subject made;
-    const auto disk = std::make_shared<loop_disk>(fresh_file(UTHIN_BIN_DIR));
+    const auto disk = std::make_shared<loop_disk>(fresh_file(test::bin_dir()));
     made.below = disk;
     if (disk->path.empty()) {
         made.skip_reason = "no loop device can be made here";
@@ -489,15 +490,15 @@ TEST_P(BlockDevice, ConcurrentFlushesAllEnd) {
 
 INSTANTIATE_TEST_SUITE_P(
     Of, BlockDevice,
-    ::testing::Values(implementation{"FileDirect", [] { return on_file(UTHIN_BIN_DIR, true); }},
-                      implementation{"FileBufferedOnTmpfs",
-                                     [] { return on_file("/dev/shm", false); }},
-                      implementation{"FileBuffered", [] { return on_file(UTHIN_BIN_DIR, false); }},
-                      implementation{"DiskDirect", [] { return on_loop_disk(true); }},
-                      implementation{"DiskBuffered", [] { return on_loop_disk(false); }},
-                      implementation{"Nbd", on_nbd}, implementation{"Memory", on_memory},
-                      implementation{"FaultAndDelayWrappers", through_wrappers},
-                      implementation{"Crash", on_crash_device}, implementation{"Image", on_image}),
+    ::testing::Values(
+        implementation{"FileDirect", [] { return on_file(test::bin_dir(), true); }},
+        implementation{"FileBufferedOnTmpfs", [] { return on_file("/dev/shm", false); }},
+        implementation{"FileBuffered", [] { return on_file(test::bin_dir(), false); }},
+        implementation{"DiskDirect", [] { return on_loop_disk(true); }},
+        implementation{"DiskBuffered", [] { return on_loop_disk(false); }},
+        implementation{"Nbd", on_nbd}, implementation{"Memory", on_memory},
+        implementation{"FaultAndDelayWrappers", through_wrappers},
+        implementation{"Crash", on_crash_device}, implementation{"Image", on_image}),
     [](const ::testing::TestParamInfo<implementation>& of) { return std::string(of.param.name); });
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "support/corpus.h"
 #include "support/image_check.h"
 #include "support/matchers.h"
+#include "support/paths.h"
 #include "thin_metadata/checker.h"
 #include "thin_metadata/dumper.h"
 #include "uthin/metadata.h"
@@ -347,9 +348,9 @@ protected:
             changed_folders_.push_back(std::move(images_.directory));
             return;
         }
-        const command_output oracle =
-            run_command("python3 -B " + shell_quoted(UTHIN_SOURCE_DIR "/tests/oracle/decode.py") +
-                        " " + shell_quoted(images_.metadata.string()));
+        const command_output oracle = run_command(
+            "python3 -B " + shell_quoted(test::source_dir() + "/tests/oracle/decode.py") + " " +
+            shell_quoted(images_.metadata.string()));
         EXPECT_EQ(oracle.status, 1) << oracle.text;
         EXPECT_NE(oracle.text.find("errors: 1  warnings: 0"), std::string::npos) << oracle.text;
         const std::string check = shell_quoted((thin_tools_directory() / "thin_check").string());

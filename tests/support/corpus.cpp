@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "support/paths.h"
 
 namespace uthin::test {
 namespace {
@@ -32,7 +33,7 @@ struct file_closer {
 using file_handle = std::unique_ptr<std::FILE, file_closer>;
 
 fs::path corpus_root() {
-    return fs::path(UTHIN_TEST_DATA) / "corpus";
+    return fs::path(test_data_dir()) / "corpus";
 }
 
 result<file_handle> open_file(const fs::path& path, const char* mode) {

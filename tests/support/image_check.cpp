@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "support/paths.h"
 #include "support/temporary_directory.h"
 
 namespace uthin::test {
@@ -59,7 +60,7 @@ command_output run_command(const std::string& shell_command) {
 }
 
 fs::path thin_tools_directory() {
-    fs::path directory = fs::path(UTHIN_SOURCE_DIR) / ".cache" / "thin-tools-1" / "bin";
+    fs::path directory = fs::path(source_dir()) / ".cache" / "thin-tools-1" / "bin";
     return fs::exists(directory / "thin_check") ? directory : fs::path();
 }
 
@@ -73,7 +74,7 @@ void expect_images_are_clean(std::span<const fs::path> metadata) {
         return;
     }
     const std::string start =
-        fmt::format("{} {}", shell_quoted(UTHIN_SOURCE_DIR "/tests/support/check_images.py"),
+        fmt::format("{} {}", shell_quoted(source_dir() + "/tests/support/check_images.py"),
                     shell_quoted(tools.string()));
     while (!metadata.empty()) {
         const auto part = metadata.first(std::min(metadata.size(), images_per_command));

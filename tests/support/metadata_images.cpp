@@ -10,6 +10,7 @@
 #include "io/memory_device.h"
 #include "support/corpus.h"
 #include "support/image_check.h"
+#include "support/paths.h"
 #include "support/temporary_directory.h"
 
 namespace uthin::test {
@@ -18,7 +19,7 @@ namespace {
 const std::filesystem::path& defect_directory() {
     static const temporary_directory directory;
     static const bool is_made = [] {
-        const std::string script = UTHIN_SOURCE_DIR "/tests/support/make_defect_images.py";
+        const std::string script = source_dir() + "/tests/support/make_defect_images.py";
         const command_output made = run_command("python3 " + shell_quoted(script) + " " +
                                                 shell_quoted(directory.path().string()));
         EXPECT_EQ(made.status, 0) << made.text;

@@ -21,6 +21,7 @@
 #include "base/aligned_buffer.h"
 #include "io/uring_batch.h"
 #include "support/matchers.h"
+#include "support/paths.h"
 #include "support/temporary_directory.h"
 
 namespace {
@@ -101,7 +102,7 @@ constexpr std::uint64_t device_bytes = 1 << 20;
 class FileDevice : public ::testing::TestWithParam<bool> {
 protected:
     void SetUp() override {
-        path_ = std::string(UTHIN_BIN_DIR) + "/file-device-" + std::to_string(::getpid()) + ".img";
+        path_ = test::bin_dir() + "/file-device-" + std::to_string(::getpid()) + ".img";
         ::unlink(path_.c_str());
         device_ = open({.direct = GetParam(), .create_size_bytes = device_bytes});
         ASSERT_NE(device_, nullptr);
