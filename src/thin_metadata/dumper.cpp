@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "persistent_data/btree.h"
-#include "thin_metadata/leaf_plan.h"
 #include "thin_metadata/leaf_runs.h"
 
 namespace uthin::thin_metadata {
@@ -61,6 +60,8 @@ private:
                                                const device_function& each);
     [[nodiscard]] result<void> find_shared_leaves();
     [[nodiscard]] result<void> plan_leaves();
+    // False when the source makes no use of it.
+    bool announce(std::vector<std::uint32_t> leaves);
     [[nodiscard]] result<void> send_shared_pieces();
     void prefetch_run(metadata_block leaf);
     [[nodiscard]] result<void> send_mappings(metadata_block root);
@@ -212,25 +213,31 @@ result<void> dumper::find_shared_leaves() {
     return {};
 }
 
+// A plan costs the source a window, which a single leaf is not worth.
+bool dumper::announce(std::vector<std::uint32_t> leaves) {
+    return leaves.size() > 1 &&
+           source_.plan(std::move(leaves), persistent_data::block_kind::btree_node);
+}
+
 // In the order in which they are going to be sent.
 result<void> dumper::plan_leaves() {
-    leaf_plan plan(source_);
+    std::vector<std::uint32_t> leaves;
     for (auto head = runs_->find_shared_run(metadata_block(0)); head;
          head = runs_->find_shared_run(*head + 1)) {
         for (std::optional<metadata_block> leaf = head; leaf; leaf = runs_->next_in_run(*leaf)) {
-            plan.add_leaf(*leaf);
+            leaves.push_back(static_cast<std::uint32_t>(leaf->value()));
         }
     }
     UTHIN_TRY(for_each_device([&](const thin_device_info&, metadata_block root) -> result<void> {
         return list_leaves(source_, root, nullptr,
                            [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
                                if (!runs_->is_shared(leaf)) {
-                                   plan.add_leaf(leaf);
+                                   leaves.push_back(static_cast<std::uint32_t>(leaf.value()));
                                }
                                return {};
                            });
     }));
-    is_planned_ = plan.announce();
+    is_planned_ = announce(std::move(leaves));
     return {};
 }
 
@@ -269,14 +276,14 @@ result<void> dumper::send_shared_pieces() {
 }
 
 result<void> dumper::send_mappings(metadata_block root) {
-    leaf_plan plan(source_);
+    std::vector<std::uint32_t> leaves;
     UTHIN_TRY(
         list_leaves(source_, root, nullptr,
-                    [&plan](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
-                        plan.add_leaf(leaf);
+                    [&leaves](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                        leaves.push_back(static_cast<std::uint32_t>(leaf.value()));
                         return {};
                     }));
-    const bool planned = plan.announce();
+    const bool planned = announce(std::move(leaves));
     UTHIN_TRY(list_leaves(
         source_, root, [planned](metadata_block) { return !planned; },
         [this](metadata_block leaf, std::uint64_t first, std::uint64_t last) -> result<void> {

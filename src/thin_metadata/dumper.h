@@ -2,7 +2,8 @@
 //
 // Invariants
 //   DU1  Devices ascend by id, mappings by virtual block.
-//   DU2  Memory: one path of nodes; with `shared_pieces` also a few words for each leaf.
+//   DU2  Memory: one path of nodes, and 4 bytes for each leaf of the device that is sent; with
+//        `shared_pieces` a few words for each leaf of all devices.
 //   DU3  Every leaf under a shared piece is read and sent once.
 // Threads   One at a time; several dumps of one view may run beside each other.
 // Failures  corrupt, wrong_block, io_error: the part before the damage has been sent already.

@@ -1,6 +1,7 @@
 // The dumper over small images; tests/unit/thin_metadata/corpus_check_test.cpp has the real ones.
 #include "thin_metadata/dumper.h"
 
+#include "support/mapping_model.h"
 #include "support/mapping_recorder.h"
 #include "support/matchers.h"
 #include "support/metadata_images.h"
@@ -104,6 +105,51 @@ TEST(Dumper, ErrorsOfTheSinkEndIt) {
             EXPECT_EQ(failing.events.size(), at + 1);
         }
     }
+}
+
+// What is announced to it, of the source below.
+class plan_counter final : public persistent_data::block_source {
+public:
+    explicit plan_counter(persistent_data::block_source& below) : below_(below) {}
+    result<persistent_data::block_ref> read(metadata_block where,
+                                            persistent_data::block_kind kind) override {
+        return below_.read(where, kind);
+    }
+    [[nodiscard]] std::uint64_t block_count() const override { return below_.block_count(); }
+    void prefetch(std::span<const metadata_block> blocks,
+                  persistent_data::block_kind kind) override {
+        below_.prefetch(blocks, kind);
+    }
+    bool plan(std::vector<std::uint32_t> order, persistent_data::block_kind /*kind*/) override {
+        planned.push_back(order.size());
+        return false;
+    }
+
+    std::vector<std::size_t> planned;
+
+private:
+    persistent_data::block_source& below_;
+};
+
+TEST(Dumper, AnnouncesOnlyWhatIsMoreThanOneLeaf) {
+    test::mapping_model model;
+    for (std::uint64_t id = 0; id < 20; ++id) {
+        model.devices[id].mappings[0] = {id, 0};
+        model.devices[id].details.mapped_blocks = 1;
+    }
+    for (std::uint64_t block = 0; block < 600; ++block) {
+        model.devices[20].mappings[2 * block] = {20 + block, 0};
+    }
+    model.devices[20].details.mapped_blocks = 600;
+    const auto image = test::image_of(model);
+    ASSERT_NE(image, nullptr);
+    ASSERT_OK_AND_ASSIGN(const auto view, open_offline(*image, {}));
+    ASSERT_OK_AND_ASSIGN(const auto devices, list_devices(*view));
+    plan_counter source(view->source());
+    mapping_recorder recorder;
+    ASSERT_OK(dump_devices(source, pool_header_of(view->superblock()), devices, recorder, {}));
+    EXPECT_EQ(recorder.devices, model.devices);
+    EXPECT_EQ(source.planned, std::vector<std::size_t>{3});
 }
 
 }  // namespace
