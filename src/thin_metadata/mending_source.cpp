@@ -84,6 +84,20 @@ result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
                     fmt::format("{} {}: beyond the metadata device of {} blocks",
                                 persistent_data::to_string(kind), where.value(), block_count_));
     }
+    const auto failed = failed_.find(where.value());
+    if (failed != failed_.end() && failed->second.kind == kind) {
+        return std::unexpected(failed->second.what);
+    }
+    auto held = read_device(where, kind);
+    if (!held) {
+        failed_.insert_or_assign(where.value(), failure{.kind = kind, .what = held.error()});
+    } else if (found == cached_.end()) {
+        keep(*held);
+    }
+    return held;
+}
+
+result<block_ref> mending_source::read_device(metadata_block where, block_kind kind) {
     auto* made = new persistent_data::page(where, kind);
     block_ref held(made);
     UTHIN_TRY(device_.read(where.value() * metadata_block_size_bytes, made->mutable_bytes()));
@@ -92,9 +106,6 @@ result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
             return std::unexpected(std::move(outcome).error());
         }
         corrected_.insert(where.value());
-    }
-    if (found == cached_.end()) {
-        keep(held);
     }
     return held;
 }
@@ -113,7 +124,8 @@ std::vector<mending_source::run> mending_source::runs_of(
     std::span<const metadata_block> blocks) const {
     std::vector<std::uint64_t> missing;
     for (const metadata_block block : blocks) {
-        if (block.value() < block_count_ && !cached_.contains(block.value())) {
+        if (block.value() < block_count_ && !cached_.contains(block.value()) &&
+            !failed_.contains(block.value())) {
             missing.push_back(block.value());
         }
     }

@@ -5,7 +5,7 @@
 //   ME1  Every block that read() returns passes check_block(), or was given to replace().
 //   ME2  A block is corrected only if flipping exactly one bit makes it pass; a block of noise
 //        does so with a probability below 1 in 100,000.
-//   ME3  Nothing is written.
+//   ME3  Nothing is written. A block that could not be read is not read again.
 //   ME4  Prefetched blocks are read in long pieces: a metadata device is mostly written in the
 //        order in which its trees are walked.
 // Threads   One at a time.
@@ -57,6 +57,8 @@ private:
     [[nodiscard]] std::vector<run> runs_of(std::span<const metadata_block> blocks) const;
     void take_run(const run& read, std::span<const std::byte> bytes,
                   std::span<const std::uint64_t> wanted, persistent_data::block_kind kind);
+    [[nodiscard]] result<persistent_data::block_ref> read_device(metadata_block where,
+                                                                 persistent_data::block_kind kind);
     void keep(const persistent_data::block_ref& page);
 
     block_device& device_;
@@ -66,6 +68,11 @@ private:
     std::set<std::uint64_t> corrected_;
     std::unordered_map<std::uint64_t, persistent_data::block_ref> replaced_;
     std::unordered_map<std::uint64_t, persistent_data::block_ref> cached_;
+    struct failure {
+        persistent_data::block_kind kind;
+        error what;
+    };
+    std::unordered_map<std::uint64_t, failure> failed_;
     std::deque<std::uint64_t> cached_order_;
     aligned_buffer buffer_;
 };

@@ -14,6 +14,24 @@ using persistent_data::disk_index_entry;
 using persistent_data::entries_per_bitmap;
 using persistent_data::node_view;
 
+namespace {
+
+// Reads the counts of the metadata space map as far as they can be read.
+class used_blocks {
+public:
+    used_blocks(mending_source& blocks, const disk_superblock& superblock);
+    // 0 also where nobody can tell.
+    [[nodiscard]] std::uint32_t count(metadata_block where);
+
+private:
+    mending_source& blocks_;
+    std::uint64_t block_count_;
+    metadata_block overflow_root_;
+    persistent_data::block_ref index_;
+    persistent_data::block_ref bitmap_;
+    std::uint64_t bitmap_number_ = UINT64_MAX;
+};
+
 used_blocks::used_blocks(mending_source& blocks, const disk_superblock& superblock)
     : blocks_(blocks),
       block_count_(
@@ -53,6 +71,13 @@ std::uint32_t used_blocks::count(metadata_block where) {
     return found ? load_le<std::uint32_t>(overflow.value()) : 0;
 }
 
+struct counted_node {
+    metadata_block where;
+    std::uint32_t count = 0;
+};
+
+}  // namespace
+
 std::vector<orphan_node> list_orphans(mending_source& blocks, mapping_survey& survey,
                                       const node_scan& scan, const disk_superblock& superblock,
                                       std::span<const metadata_block> other_nodes) {
@@ -64,22 +89,22 @@ std::vector<orphan_node> list_orphans(mending_source& blocks, mapping_survey& su
     for (const metadata_block leaf : scan.top_leaves) {
         others.insert(leaf.value());
     }
-    std::vector<metadata_block> in_use;
+    std::vector<counted_node> in_use;
     for (const auto* nodes : {&scan.internal_nodes, &scan.mapping_leaves}) {
         for (const metadata_block where : *nodes) {
-            if (!others.contains(where.value()) && used.count(where) != 0) {
-                in_use.push_back(where);
+            const std::uint32_t count = others.contains(where.value()) ? 0 : used.count(where);
+            if (count != 0) {
+                in_use.push_back({.where = where, .count = count});
             }
         }
     }
     // Those that nobody refers to refer to others, which are not missing then.
-    for (const metadata_block where : in_use) {
-        (void)survey.visit(where);
+    for (const counted_node& node : in_use) {
+        (void)survey.visit(node.where);
     }
     std::vector<orphan_node> orphans;
-    for (const metadata_block where : in_use) {
+    for (const auto& [where, count] : in_use) {
         const subtree_summary* const tree = survey.find(where);
-        const std::uint32_t count = used.count(where);
         const std::uint32_t seen = survey.references(where);
         if (tree != nullptr && tree->mappings != 0 && count > seen) {
             orphans.push_back({.where = where, .tree = *tree, .missing = count - seen});

@@ -18,22 +18,6 @@
 
 namespace uthin::thin_metadata {
 
-// Reads the counts of the metadata space map as far as they can be read.
-class used_blocks {
-public:
-    used_blocks(mending_source& blocks, const disk_superblock& superblock);
-    // 0 also where nobody can tell.
-    [[nodiscard]] std::uint32_t count(metadata_block where);
-
-private:
-    mending_source& blocks_;
-    std::uint64_t block_count_;
-    metadata_block overflow_root_;
-    persistent_data::block_ref index_;
-    persistent_data::block_ref bitmap_;
-    std::uint64_t bitmap_number_ = UINT64_MAX;
-};
-
 struct orphan_node {
     metadata_block where;
     subtree_summary tree;

@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "persistent_data/btree.h"
+
 namespace uthin::thin_metadata {
 
 using persistent_data::block_bytes;
@@ -88,7 +90,9 @@ std::vector<metadata_block> unreferenced(mending_source& blocks,
         members.insert(leaf.value());
     }
     std::vector<metadata_block> roots = leaves;
-    for (bool changed = !leaves.empty(); changed;) {
+    bool changed = !leaves.empty();
+    // Each pass goes up one level at least; no tree has more.
+    for (std::uint32_t level = 1; changed && level < persistent_data::btree_depth_max; ++level) {
         changed = false;
         std::vector<metadata_block> others;
         for (const metadata_block where : internal_nodes) {
@@ -120,9 +124,9 @@ std::vector<metadata_block> unreferenced(mending_source& blocks,
 
 // ---- pairing
 
+// Its entries are read again when its devices are those of a mapping tree.
 struct details_candidate {
     metadata_block root;
-    std::vector<named_details> entries;
     std::uint64_t transaction_id = 0;
     std::uint32_t time_max = 0;
 };
@@ -174,6 +178,7 @@ public:
         for (const metadata_block root : details_roots) {
             add_details(root);
         }
+        sort_details();
         const auto top_roots = known_.mapping_root
                                    ? std::vector{*known_.mapping_root}
                                    : unreferenced(blocks_, scan.top_leaves, scan.internal_nodes);
@@ -188,15 +193,26 @@ public:
 
 private:
     void add_details(metadata_block root) {
-        auto read = read_details_tree(blocks_, root);
-        details_candidate made{.root = root, .entries = std::move(read.entries)};
-        for (const named_details& entry : made.entries) {
+        const auto read = read_details_tree(blocks_, root);
+        details_candidate made{.root = root};
+        for (const named_details& entry : read.entries) {
             made.transaction_id =
                 std::max<std::uint64_t>(made.transaction_id, entry.details.transaction_id);
             made.time_max = std::max<std::uint32_t>(
                 {made.time_max, entry.details.creation_time, entry.details.snapshotted_time});
         }
-        details_[hash_of_ids(made.entries)].push_back(std::move(made));
+        details_[hash_of_ids(read.entries)].push_back(made);
+    }
+
+    // The preferred ones first.
+    void sort_details() {
+        for (auto& [hash, same_ids] : details_) {
+            std::stable_sort(same_ids.begin(), same_ids.end(),
+                             [this](const details_candidate& a, const details_candidate& b) {
+                                 return std::tuple(is_hinted(a), a.transaction_id, a.time_max) >
+                                        std::tuple(is_hinted(b), b.transaction_id, b.time_max);
+                             });
+        }
     }
 
     void add_top(metadata_block root) {
@@ -226,31 +242,25 @@ private:
         }
     }
 
-    void find_details(root_candidate& made, const std::vector<surveyed_device>& devices) const {
+    void find_details(root_candidate& made, const std::vector<surveyed_device>& devices) {
         const auto same_ids = details_.find(hash_of_ids(devices));
         if (same_ids == details_.end()) {
             return;
         }
         // Only a made-up image has more of the same devices.
         constexpr std::size_t compared_max = 4096;
-        const details_candidate* best = nullptr;
         for (const details_candidate& details :
              std::span(same_ids->second).first(std::min(same_ids->second.size(), compared_max))) {
-            const details_match match = compare(devices, details.entries);
-            const bool is_better =
-                match != details_match::none &&
-                (best == nullptr ||
-                 std::tuple(match, is_hinted(details), details.transaction_id, details.time_max) >
-                     std::tuple(made.match, is_hinted(*best), best->transaction_id,
-                                best->time_max));
-            if (is_better) {
-                best = &details;
+            const auto read = read_details_tree(blocks_, details.root);
+            const details_match match = compare(devices, read.entries);
+            if (match > made.match) {
                 made.match = match;
+                made.details_root = details.root;
+                made.transaction_id = details.transaction_id;
             }
-        }
-        if (best != nullptr) {
-            made.details_root = best->root;
-            made.transaction_id = best->transaction_id;
+            if (match == details_match::exact) {
+                return;
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 // are looked at, and those that nobody refers to are paired and ranked.
 //
 // Invariants
-//   RF1  Memory is bounded by the number of blocks that are nodes.
+//   RF1  Memory is bounded by the number of blocks that are nodes, however many devices the
+//        candidates have.
 //   RF2  The order of candidates depends on nothing but the image and what is fixed.
 // Threads   One at a time.
 // Failures  None: what cannot be read is no candidate.

@@ -266,23 +266,29 @@ void salvage::visit_all() {
     }
 }
 
-// So that its nodes are not taken for nobody's. A top tree that both have refers to each tree once.
-void salvage::visit_metadata_snapshot() {
+// Nothing when it is the pool's: a top tree that both have refers to each tree once.
+salvaged_entries<named_root> salvage::read_top_of_snapshot() {
     const metadata_block held(superblock_->held_root);
     if (held.value() == 0 || held.value() >= blocks_.block_count()) {
-        return;
+        return {};
     }
     const auto page = blocks_.read(held, block_kind::superblock);
     if (!page) {
-        return;
+        return {};
     }
     const metadata_block root(load_superblock(page->bytes()).data_mapping_root);
-    if (root == report_.mapping_root) {
-        return;
+    return root != report_.mapping_root ? read_top_tree(blocks_, root)
+                                        : salvaged_entries<named_root>();
+}
+
+// So that its nodes are not taken for nobody's.
+void salvage::visit_metadata_snapshot() {
+    if (!snapshot_top_) {
+        snapshot_top_ = read_top_of_snapshot();
+        top_.nodes.insert(top_.nodes.end(), snapshot_top_->nodes.begin(),
+                          snapshot_top_->nodes.end());
     }
-    const auto top = read_top_tree(blocks_, root);
-    top_.nodes.insert(top_.nodes.end(), top.nodes.begin(), top.nodes.end());
-    for (const named_root& entry : top.entries) {
+    for (const named_root& entry : snapshot_top_->entries) {
         (void)survey_->visit(entry.root);
         survey_->add_reference(entry.root);
     }

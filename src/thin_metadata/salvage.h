@@ -126,6 +126,7 @@ private:
     [[nodiscard]] std::uint64_t data_limit() const;
     void survey_devices();
     void visit_all();
+    [[nodiscard]] salvaged_entries<named_root> read_top_of_snapshot();
     void visit_metadata_snapshot();
     void adopt_children_of_lost_nodes();
     [[nodiscard]] bool has_too_many_mappings();
@@ -145,6 +146,8 @@ private:
     std::optional<disk_superblock> hint_;
     std::optional<node_scan> scan_;
     salvaged_entries<named_root> top_;
+    // Of the metadata snapshot, if it has one of its own; read at the first use.
+    std::optional<salvaged_entries<named_root>> snapshot_top_;
     salvaged_entries<named_details> details_;
     bool details_are_current_ = true;
     std::vector<dump_device> devices_;

@@ -2,11 +2,14 @@
 #include "thin_metadata/mending_source.h"
 
 #include "base/random.h"
+#include "io/fault_device.h"
 #include "io/memory_device.h"
+#include "persistent_data/btree.h"
 #include "support/matchers.h"
 #include "support/salvage_rig.h"
 #include "support/seed.h"
 #include "thin_metadata/mapping_survey.h"
+#include "thin_metadata/root_finder.h"
 
 namespace uthin::thin_metadata {
 namespace {
@@ -99,6 +102,45 @@ TEST(MendingSource, ShowsANodeInThePlaceOfALostOne) {
     EXPECT_EQ(node_view(page->bytes()).key(0), 42U);
     blocks.take_back(where);
     EXPECT_THAT(blocks.read(where, block_kind::btree_node), HasCode(error_code::wrong_block));
+}
+
+TEST(MendingSource, ReadsABlockThatFailedNoMore) {
+    io::memory_device device(64 * metadata_block_size_bytes);
+    io::fault_plan faults;
+    io::fault_device counted(device, faults);
+    mending_source blocks(counted, 64, 16, true);
+    const std::vector<metadata_block> wanted = {where};
+    EXPECT_THAT(blocks.read(where, block_kind::btree_node), HasCode(error_code::wrong_block));
+    blocks.prefetch(wanted, block_kind::btree_node);
+    EXPECT_THAT(blocks.read(where, block_kind::btree_node), HasCode(error_code::wrong_block));
+    EXPECT_EQ(faults.count(io::operation_kind::read), 1U);
+    // As another kind it may pass.
+    block_image bytes{};
+    persistent_data::prepare_block(block_kind::bitmap, where, bytes);
+    test::write_block(device, where.value(), bytes);
+    EXPECT_THAT(blocks.read(where, block_kind::bitmap), test::IsOk());
+}
+
+// A chain of nodes, each of which refers to the next one on the device.
+TEST(RootFinder, ReadsNodesNoMoreOftenThanATreeIsHigh) {
+    constexpr std::uint64_t block_count = 400;
+    io::memory_device device(block_count * metadata_block_size_bytes);
+    for (std::uint64_t block = 1; block < block_count; ++block) {
+        block_image bytes{};
+        node_editor node(bytes);
+        node.init(block + 1 == block_count, 8);
+        node.set_key(0, 0);
+        node.set_child(0, metadata_block(block + 1 == block_count ? 1 : block + 1));
+        node.set_nr_entries(1);
+        persistent_data::prepare_block(block_kind::btree_node, metadata_block(block), bytes);
+        test::write_block(device, block, bytes);
+    }
+    io::fault_plan faults;
+    io::fault_device counted(device, faults);
+    mending_source blocks(counted, block_count, 64, false);
+    (void)find_roots(blocks, scan_nodes(blocks), {});
+    EXPECT_LT(faults.count(io::operation_kind::read),
+              (persistent_data::btree_depth_max + 4) * block_count);
 }
 
 TEST(AscendingEntries, AreTheLongestSeries) {
