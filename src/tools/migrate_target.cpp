@@ -14,9 +14,10 @@ namespace uthin::tools {
 
 namespace {
 
-std::unexpected<error> lengths_differ(std::uint64_t input, std::uint64_t output) {
+std::unexpected<error> lengths_differ(std::uint64_t input, std::uint64_t output,
+                                      const std::string& target) {
     return fail(error_code::invalid_argument,
-                fmt::format("lengths differ: input({}) != output({})", input, output));
+                fmt::format("lengths differ: input({}) != output({}): {}", input, output, target));
 }
 
 class device_target final : public migrate_target {
@@ -68,7 +69,8 @@ public:
         }
     }
 
-    result<void> open(std::uint64_t size_bytes) {
+    // `path` is for messages.
+    result<void> open(std::uint64_t size_bytes, const std::string& path) {
         auto found = directory_->show(name_);
         if (!found && found.error().code() == error_code::not_found) {
             create_volume_request request;
@@ -79,7 +81,7 @@ public:
         }
         const volume_info info = UTHIN_TRY(std::move(found));
         if (info.size_bytes != size_bytes) {
-            return lengths_differ(size_bytes, info.size_bytes);
+            return lengths_differ(size_bytes, info.size_bytes, path);
         }
         is_blank_ = is_made_;
         volume_ = UTHIN_TRY(directory_->open_volume(name_, false));
@@ -135,7 +137,7 @@ result<std::unique_ptr<migrate_target>> open_file_target(const std::string& path
     if (kind == io::file_kind::regular) {
         const std::uint64_t found = UTHIN_TRY(device->size_bytes());
         if (found > size_bytes) {
-            return lengths_differ(size_bytes, found);
+            return lengths_differ(size_bytes, found, path);
         }
         UTHIN_TRY(device->grow(size_bytes));
     }
@@ -151,7 +153,7 @@ result<std::unique_ptr<migrate_target>> open_disk_target(const std::string& path
     auto device = UTHIN_TRY(io::open_device("file:" + path, {}));
     const std::uint64_t found = UTHIN_TRY(device->size_bytes());
     if (found != size_bytes) {
-        return lengths_differ(size_bytes, found);
+        return lengths_differ(size_bytes, found, path);
     }
     return std::make_unique<device_target>(std::move(device), std::string());
 }
@@ -163,7 +165,7 @@ result<std::unique_ptr<migrate_target>> open_volume_target(const std::string& pa
         pool_directory::open(where.directory, {.purpose = open_purpose::serve}, system_clock()));
     UTHIN_TRY(directory->start());
     auto target = std::make_unique<volume_target>(std::move(directory), where.name);
-    UTHIN_TRY(target->open(size_bytes));
+    UTHIN_TRY(target->open(size_bytes, path));
     return target;
 }
 

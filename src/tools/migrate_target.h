@@ -2,7 +2,8 @@
 // use.
 //
 // Invariants
-//   MT1  What is there is refused before it is changed, unless it has the size that is needed.
+//   MT1  What is there is refused before it is changed, unless it has the size that is needed; a
+//        shorter file is made longer and written over.
 //   MT2  What was made for a copy that failed is removed again.
 // Threads   One.
 // Failures  As io::open_device and pool_directory; invalid_argument: the lengths differ.

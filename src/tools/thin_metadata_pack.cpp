@@ -125,7 +125,8 @@ result<void> unpack(const pack_line& line) {
         const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), from.get());
         return std::ferror(from.get()) != 0 ? file_failure(*line.input) : result<std::size_t>(got);
     };
-    return thin_metadata::unpack_metadata(read, target);
+    UTHIN_TRY_CTX(thin_metadata::unpack_metadata(read, target), *line.input);
+    return {};
 }
 
 int run(arguments given, const char* tool, const char* about,

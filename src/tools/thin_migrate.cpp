@@ -109,7 +109,9 @@ result<std::uint64_t> device_size(const migrate_line& line, migrate_source& sour
     }
     if (mapped > size_bytes) {
         return fail(error_code::invalid_argument,
-                    fmt::format("lengths differ: input({}) != output({})", mapped, size_bytes));
+                    fmt::format("lengths differ: input({}) != output({}): device {} maps more than "
+                                "{} holds",
+                                mapped, size_bytes, source.device.value(), *line.target_device));
     }
     return size_bytes;
 }
@@ -216,8 +218,16 @@ void add_options(option_table& options, migrate_line& line) {
     options.flag("-m,--metadata-snapshot,--metadata-snap", line.metadata_snapshot,
                  "Read the metadata snapshot of a live pool");
     options.flag("-q,--quiet", line.quiet, "Print no messages");
-    options.number("--size", "BYTES", line.size_bytes,
-                   "The device's length, which metadata does not tell");
+    options.value(
+        "--size", "BYTES",
+        [&line](std::string_view text) -> result<void> {
+            line.size_bytes = UTHIN_TRY(parse_number(text));
+            return *line.size_bytes != 0 && *line.size_bytes % sector_size_bytes == 0
+                       ? result<void>()
+                       : fail(error_code::invalid_argument,
+                              fmt::format("a multiple of {} is needed", sector_size_bytes));
+        },
+        "The device's length, which metadata does not tell");
     options.text("--src-device,--source-dev", "DEVICE", line.source,
                  "Copy this volume DIR/NAME of a pool that is not in use");
     options.flag("--verify", line.verify, "Read everything again afterwards and compare");

@@ -244,6 +244,13 @@ class Contract(unittest.TestCase):
                 self.assertEqual((outcome.returncode, outcome.stderr), (FAILED, b""))
         os.close(write_end)
 
+    def test_a_packed_file_that_is_none_is_named(self):
+        for name, content in (("no-pack", b"nonsense" * 100), ("short-pack", b"")):
+            source = self.file(name, content)
+            outcome = run("thin_metadata_unpack", "-i", source, "-o", os.path.join(self.folder.name, "unpacked"))
+            self.refused(outcome)
+            self.assertIn(source.encode(), outcome.stderr)
+
     def test_messages_that_cannot_be_written_change_nothing_else(self):
         damaged = bytearray(self.bytes)
         damaged[5 * 4096 + 40] ^= 4

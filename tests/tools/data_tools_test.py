@@ -450,6 +450,27 @@ class Migrate(DataTools):
         self.refused(run("thin_migrate", "--metadata-dev", self.metadata, "--data-dev", self.data, "--dev-id", made,
                          "--dest-file", self.path("none")), "say how long it is with --size")
 
+    def test_lengths_that_differ_name_the_destination(self):
+        longer = self.empty("longer", 20 * MIB + BLOCK)
+        self.refused(run("thin_migrate", "--source-dev", f"{self.pool}/a", "--dest-file", longer),
+                     f"lengths differ: input({20 * MIB}) != output({20 * MIB + BLOCK}): {longer}")
+        other = self.path("other")
+        must("uthin", "pool", "create", other, "--data-size", 32 * MIB)
+        must("uthin", "volume", "create", f"{other}/short", "--size", MIB)
+        self.refused(run("thin_migrate", "--source-dev", f"{self.pool}/a", "--dest-dev", f"{other}/short"),
+                     f"lengths differ: input({20 * MIB}) != output({MIB}): {other}/short")
+        outcome = run("thin_migrate", "--metadata-dev", self.pool, "--dev-id", 0, "--dest-dev", f"{other}/short")
+        self.refused(outcome, f"{other}/short")
+        self.assertIn("device 0 maps", outcome.stderr.decode())
+
+    def test_a_shorter_file_is_made_as_long_as_the_device(self):
+        shorter = self.path("shorter")
+        with open(shorter, "wb") as file:
+            file.write(b"x" * MIB)
+        must("thin_migrate", "--source-dev", f"{self.pool}/a", "--dest-file", shorter)
+        with open(shorter, "rb") as file:
+            self.assertEqual(file.read(), self.read(f"{self.pool}/a"))
+
     def test_the_source_is_no_destination(self):
         must("uthin", "pool", "metadata-snapshot", self.pool, "reserve")
         state = digest(self.metadata), digest(self.data)
@@ -480,6 +501,8 @@ class Migrate(DataTools):
                           ["--source-dev", volume, "--dest-file", "x", "--dest-dev", "y"],
                           ["--source-dev", volume, "--dev-id", "1", "--dest-file", "x"],
                           ["--source-dev", volume, "--dest-file", "x", "--buffer-size-meg", "0"],
+                          ["--metadata-dev", "x", "--dev-id", "1", "--dest-file", "y", "--size", "0"],
+                          ["--metadata-dev", "x", "--dev-id", "1", "--dest-file", "y", "--size", "100"],
                           ["--source-dev", volume, "--dest-file", "x", "--buffer-size-meg", "5000"]):
             outcome = run("thin_migrate", *arguments, cwd=self.holder.name)
             self.assertEqual((outcome.returncode, outcome.stdout), (USAGE, b""), arguments)
