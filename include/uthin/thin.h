@@ -43,6 +43,7 @@ namespace pool_engine {
 class engine;
 class io_tickets;
 class data_epochs;
+class origin_mover;
 struct volume_state;
 }  // namespace pool_engine
 
@@ -167,6 +168,7 @@ public:
 
 private:
     friend class pool_engine::engine;
+    friend class pool_engine::origin_mover;
     volume(std::shared_ptr<pool_engine::engine> engine,
            std::shared_ptr<pool_engine::volume_state> state);
     std::shared_ptr<pool_engine::engine> engine_;

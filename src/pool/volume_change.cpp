@@ -133,7 +133,17 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
     if (engine_.discards() == discard_mode::ignore) {
         return fail(error_code::unsupported, "the pool ignores discards");
     }
-    const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
+    for (;;) {
+        const write_gate::pass pass(state_.gate, blocks_of(offset_bytes, length_bytes));
+        const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
+        if (!pass.stale()) {
+            return discard_held(offset_bytes, length_bytes);
+        }
+    }
+}
+
+// Under a write ticket.
+result<void> volume_io::discard_held(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     UTHIN_TRY(in_range(offset_bytes, length_bytes));
     engine_.count().discards.fetch_add(1, std::memory_order_relaxed);
     const range<virtual_block> whole{
@@ -146,6 +156,7 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
         engine_.count().ignored_discards.fetch_add(1, std::memory_order_relaxed);
         return {};
     }
+    state_.gate.note_discard(whole);
     return remove_blocks(whole);
 }
 
@@ -191,7 +202,11 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
     for (;;) {
         result<void> zeroed;
         {
+            const write_gate::pass pass(state_.gate, blocks_of(offset_bytes, length_bytes));
             const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
+            if (pass.stale()) {
+                continue;
+            }
             UTHIN_TRY(in_range(offset_bytes, length_bytes));
             const bool unmap = engine_.discards() != discard_mode::ignore && engine_.may_delete();
             zeroed = unmap_and_zero(offset_bytes, offset_bytes + length_bytes, unmap, progress);
@@ -219,6 +234,7 @@ result<void> volume_io::set_size(std::uint64_t size_bytes) {
     }
     lock_guard held(state_.resize_lock);
     if (size_bytes < state_.size_bytes.load()) {
+        const write_gate::pass pass(state_.gate, {virtual_block(0), virtual_block(UINT64_MAX)});
         return shrink(size_bytes);
     }
     state_.size_bytes.store(size_bytes);

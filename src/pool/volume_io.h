@@ -62,6 +62,17 @@ public:
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
     [[nodiscard]] bool changed_since_durable() const noexcept;
 
+    // volume_origin.cpp. The caller holds the blocks in the volume's write gate.
+
+    // What is not mapped is provisioned with what it reads as. `zeros_too`: also where that is
+    // zeros. no_data_space: some may have been provisioned.
+    [[nodiscard]] result<std::uint64_t> copy_up(range<virtual_block> blocks, bool zeros_too);
+    // What is mapped is stored in `origin`, the image that the volume stands on, and unmapped when
+    // it is durable there. Returns how many blocks stay mapped because they hold data behind the
+    // origin's end.
+    [[nodiscard]] result<std::uint64_t> push_down(range<virtual_block> blocks,
+                                                  block_device& origin);
+
 private:
     // How far a write got, and what it still owes.
     struct write_progress {
@@ -82,6 +93,13 @@ private:
     [[nodiscard]] std::uint64_t piece_length(std::uint64_t offset_bytes,
                                              std::uint64_t end_bytes) const {
         return std::min(end_bytes - offset_bytes, block_bytes_ - offset_bytes % block_bytes_);
+    }
+    // The blocks that a request touches.
+    [[nodiscard]] range<virtual_block> blocks_of(std::uint64_t offset_bytes,
+                                                 std::uint64_t length_bytes) const {
+        return {block_of(offset_bytes), length_bytes == 0
+                                            ? block_of(offset_bytes)
+                                            : block_of(offset_bytes + (length_bytes - 1)) + 1};
     }
     [[nodiscard]] result<void> in_range(std::uint64_t offset_bytes,
                                         std::uint64_t length_bytes) const;
@@ -104,6 +122,11 @@ private:
                                           write_progress& progress);
     [[nodiscard]] result<void> write_misses(const write_source& source, std::uint64_t end_bytes,
                                             write_progress& progress);
+    [[nodiscard]] result<void> discard_held(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+    [[nodiscard]] result<bool> reads_as_zeros(std::uint64_t begin_bytes, std::uint64_t end_bytes);
+    [[nodiscard]] result<void> copy_run_up(std::uint64_t begin_bytes, std::uint64_t end_bytes);
+    [[nodiscard]] result<bool> store_in_origin(virtual_block block, data_block stored,
+                                               block_device& origin, std::uint64_t origin_bytes);
     [[nodiscard]] result<void> remove_blocks(range<virtual_block> blocks);
     [[nodiscard]] result<void> unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t end_bytes,
                                               bool unmap, write_progress& progress);

@@ -15,6 +15,7 @@
 #include "pool/external_origin.h"
 #include "pool/io_tickets.h"
 #include "pool/mapping_cache.h"
+#include "pool/write_gate.h"
 #include "uthin/metadata.h"
 #include "uthin/units.h"
 
@@ -57,9 +58,11 @@ struct volume_state {
     // Acknowledged changes are gone: flushes fail until the volume is opened again.
     std::atomic<bool> lost_changes{false};
     thin_device* device = nullptr;
-    // Null: unmapped blocks read as zeros. Set before the object is shared.
+    // Null: unmapped blocks read as zeros. Set before the object is shared; taken away when no
+    // block needs it any more, while no ticket exists.
     std::shared_ptr<external_origin> origin;
     work_queue queue;
+    write_gate gate;
     io_tickets tickets;
     mapping_cache cache;
     mutex resize_lock;  // one set_size at a time

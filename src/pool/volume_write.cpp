@@ -43,7 +43,11 @@ result<void> volume_io::write_all(const write_source& source, std::uint64_t offs
     for (;;) {
         result<void> written;
         {
+            const write_gate::pass pass(state_.gate, blocks_of(offset_bytes, length_bytes));
             const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
+            if (pass.stale()) {
+                continue;
+            }
             UTHIN_TRY(in_range(offset_bytes, length_bytes));
             written = write_held(source, offset_bytes + length_bytes, progress);
         }
