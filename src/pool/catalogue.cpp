@@ -71,6 +71,7 @@ enum class query : std::size_t {
     reap_instead,
     rename,
     resize,
+    drop_origin,
 };
 
 #define VOLUME_COLUMNS                                                            \
@@ -99,6 +100,7 @@ constexpr auto sql_of = std::to_array<const char*>({
     "UPDATE intents SET kind = ? WHERE number = ?",
     "UPDATE volumes SET name = ? WHERE uuid = ? AND pending = 0",
     "UPDATE volumes SET size_bytes = ? WHERE uuid = ? AND pending = 0",
+    "UPDATE volumes SET external_origin = '' WHERE uuid = ? AND pending = 0",
 });
 
 std::unexpected<error> damaged(const std::string& path, std::string_view what) {
@@ -141,6 +143,8 @@ struct catalogue::impl {
 
     result<void> insert_volume(const volume_record& volume, bool pending) REQUIRES(lock);
     result<void> delete_volume(std::string_view uuid) REQUIRES(lock);
+    result<void> insert_labels(std::string_view uuid,
+                               const std::map<std::string, std::string>& labels) REQUIRES(lock);
     result<void> insert_intent(intent& what) REQUIRES(lock);
     result<void> settle(const intent_outcome& outcome) REQUIRES(lock);
 
@@ -381,8 +385,13 @@ result<void> catalogue::impl::insert_volume(const volume_record& volume, bool pe
                                 printable(volume.name), volume.identity.id.value()));
     }
     UTHIN_TRY(std::move(inserted));
-    for (const auto& [key, value] : volume.labels) {
-        UTHIN_TRY(at(query::insert_label).bind(1, volume.uuid).bind(2, key).bind(3, value).run());
+    return insert_labels(volume.uuid, volume.labels);
+}
+
+result<void> catalogue::impl::insert_labels(std::string_view uuid,
+                                            const std::map<std::string, std::string>& labels) {
+    for (const auto& [key, value] : labels) {
+        UTHIN_TRY(at(query::insert_label).bind(1, uuid).bind(2, key).bind(3, value).run());
     }
     return {};
 }
@@ -593,6 +602,28 @@ result<void> catalogue::publish(std::span<const std::int64_t> numbers,
             UTHIN_TRY(impl_->insert_intent(what));
         }
         return {};
+    });
+}
+
+result<void> catalogue::set_labels(std::string_view uuid,
+                                   const std::map<std::string, std::string>& labels) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        UTHIN_TRY(impl_->at(query::delete_labels).bind(1, uuid).run());
+        return impl_->insert_labels(uuid, labels);
+    });
+}
+
+result<void> catalogue::drop_origin(std::string_view uuid,
+                                    const std::map<std::string, std::string>& labels) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        UTHIN_TRY(impl_->at(query::drop_origin).bind(1, uuid).run());
+        if (impl_->database.changed_rows() == 0) {
+            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
+        }
+        UTHIN_TRY(impl_->at(query::delete_labels).bind(1, uuid).run());
+        return impl_->insert_labels(uuid, labels);
     });
 }
 

@@ -122,6 +122,12 @@ public:
                                        std::span<const std::string> stale_uuids = {});
 
     // Changes that the metadata does not take part in.
+    // Of a volume, all of them.
+    [[nodiscard]] result<void> set_labels(std::string_view uuid,
+                                          const std::map<std::string, std::string>& labels);
+    // The volume stands on no external origin any more, and has these labels.
+    [[nodiscard]] result<void> drop_origin(std::string_view uuid,
+                                           const std::map<std::string, std::string>& labels);
     [[nodiscard]] result<void> rename(std::string_view uuid, std::string_view name);
     [[nodiscard]] result<void> resize(std::string_view uuid, std::uint64_t size_bytes);
     // Records a volume whose device exists already.

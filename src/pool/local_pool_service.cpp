@@ -108,6 +108,17 @@ public:
         const create_snapshots_request& request) override {
         return directory_.create_snapshots(request);
     }
+    [[nodiscard]] result<origin_job_info> start_origin_job(
+        const origin_job_request& request) override {
+        return directory_.start_origin_job(request);
+    }
+    [[nodiscard]] result<origin_job_info> show_origin_job(std::string_view name) override {
+        return directory_.show_origin_job(name);
+    }
+    [[nodiscard]] result<origin_job_info> stop_origin_job(std::string_view name,
+                                                          bool forget) override {
+        return directory_.stop_origin_job(name, forget);
+    }
     [[nodiscard]] result<diff_reply> diff(const diff_request& request) override {
         return directory_.diff(request);
     }

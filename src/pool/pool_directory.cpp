@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "pool/names.h"
+#include "pool/origin_job.h"
 #include "uthin/log.h"
 
 namespace uthin {
@@ -50,6 +51,7 @@ pool_directory::pool_directory(directory_parts parts, const directory_options& o
     : directory_(std::move(parts.directory)),
       time_(time),
       purpose_(options.purpose),
+      open_origin_(options.open_origin),
       pool_options_(options_for(parts.file, options.pool)),
       devices_(std::move(parts.devices)),
       names_(std::move(parts.names)),
@@ -111,10 +113,11 @@ result<void> pool_directory::start() {
     for (const auto& [id, what] : std::map(reaping_)) {
         begin_reaping(id);
     }
-    return {};
+    return purpose_ == open_purpose::serve ? resume_origin_jobs() : result<void>();
 }
 
 result<void> pool_directory::close() {
+    stop_origin_jobs();
     const lock_guard held(change_lock_);
     result<void> settled;
     if (purpose_ != open_purpose::inspect && pool_->mode() != pool_mode::fail) {

@@ -39,6 +39,8 @@
 
 namespace uthin {
 
+class origin_job;
+
 enum class open_purpose : std::uint8_t {
     inspect,  // nothing is changed: neither store, not even to resolve intents
     change,   // intents are resolved, deletions run to their end in the calls that begin them
@@ -50,6 +52,9 @@ struct directory_options {
     // For devices that another process owns.
     std::chrono::nanoseconds wait{0};
     std::string catalogue_vfs{};
+    // How external origins are opened; empty: as files, disks and NBD exports.
+    std::function<result<std::unique_ptr<block_device>>(const std::string& url, bool writable)>
+        open_origin{};
     // What pool.json does not say; its fields are overwritten.
     pool_options pool{};
 };
@@ -163,6 +168,15 @@ public:
     // No effect on one that is published, or may be.
     void drop_hidden(hidden_volume& hidden);
 
+    // ---- merging and flattening
+    // As in pool_service; to its end before start().
+    [[nodiscard]] result<origin_job_info> start_origin_job(const origin_job_request& request);
+    // On the caller's thread to its end, `between` after each step.
+    [[nodiscard]] result<origin_job_info> run_origin_job(const origin_job_request& request,
+                                                         const std::function<void()>& between);
+    [[nodiscard]] result<origin_job_info> show_origin_job(std::string_view name);
+    [[nodiscard]] result<origin_job_info> stop_origin_job(std::string_view name, bool forget);
+
     // ---- the pool
     [[nodiscard]] result<void> message(std::string_view text);
     [[nodiscard]] result<void> grow(const grow_request& request);
@@ -221,6 +235,34 @@ private:
     struct diff_sides;
     [[nodiscard]] result<diff_sides> find_sides(const diff_request& request);
 
+    // The device of an external origin, the same for all who use it.
+    [[nodiscard]] result<std::shared_ptr<block_device>> origin_device(const std::string& url,
+                                                                      bool writable)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<std::shared_ptr<volume>> open_on_origin(
+        const volume_record& record, std::shared_ptr<block_device> origin) REQUIRES(change_lock_);
+    // Other volumes on the same origin.
+    [[nodiscard]] result<std::vector<volume_record>> neighbours(const volume_record& record)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<void> check_origin_job(const origin_job_request& request,
+                                                const found_volume& target,
+                                                std::span<const volume_record> others)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<std::shared_ptr<block_device>> prepare_origin(
+        const origin_job_request& request, const volume_record& record) REQUIRES(change_lock_);
+    // Recorded and ready to run.
+    [[nodiscard]] result<std::shared_ptr<origin_job>> make_origin_job(
+        const origin_job_request& request) REQUIRES(change_lock_);
+    // Those that were running when the pool was closed.
+    [[nodiscard]] result<void> resume_origin_jobs() REQUIRES(change_lock_);
+    void stop_origin_jobs();
+    // busy while the volume is merged or flattened.
+    [[nodiscard]] result<void> refuse_moving(device_id id, std::string_view name)
+        REQUIRES(change_lock_);
+    // busy while a volume is merged into that origin.
+    [[nodiscard]] result<void> refuse_merging(const std::string& url, std::string_view name)
+        REQUIRES(change_lock_);
+
     [[nodiscard]] result<probe_result> probe(std::span<const device_id> ids);
     // With the mapped end of `id` in blocks.
     [[nodiscard]] result<std::uint64_t> mapped_end_bytes(device_id id);
@@ -267,6 +309,8 @@ private:
     const std::string directory_;
     clock& time_;
     const open_purpose purpose_;
+    const std::function<result<std::unique_ptr<block_device>>(const std::string&, bool)>
+        open_origin_;
     pool_options pool_options_;
     pool_devices devices_;                     // until the pool has them
     block_device* metadata_device_ = nullptr;  // the pool's
@@ -284,6 +328,14 @@ private:
 
     mutex open_lock_;  // taken inside change_lock_
     std::map<device_id, std::weak_ptr<volume>> open_ GUARDED_BY(open_lock_);
+
+    struct live_origin {
+        std::weak_ptr<block_device> device;
+        bool writable = false;
+    };
+    std::map<std::string, live_origin> origins_ GUARDED_BY(change_lock_);
+    // By uuid; those that ended too, until they are started again. Destroyed before the pool.
+    std::map<std::string, std::shared_ptr<origin_job>> jobs_ GUARDED_BY(change_lock_);
 };
 
 // Every command on an opened directory, in this process. The first form closes the directory when

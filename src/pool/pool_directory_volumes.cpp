@@ -6,7 +6,7 @@
 
 #include "base/random.h"
 #include "base/result.h"
-#include "io/open.h"
+#include "io/shared_device.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
 #include "pool/pool_file.h"
@@ -33,12 +33,6 @@ bool is_refusal(const error& cause) {
         case error_code::unsupported: return true;
         default: return false;
     }
-}
-
-// Shared with its other readers; who would write to it is kept out where there are locks.
-result<std::unique_ptr<block_device>> open_external_origin(const std::string& url) {
-    return UTHIN_TRY_CTX(io::open_device(url, {.read_only = true, .lock = io::lock_mode::shared}),
-                         "external origin");
 }
 
 }  // namespace
@@ -157,7 +151,8 @@ result<volume_info> pool_directory::create_volume(const create_volume_request& r
     std::uint64_t size_bytes = request.size_bytes;
     const std::string origin_url = absolute_url(request.external_origin);
     if (!origin_url.empty()) {
-        auto origin = UTHIN_TRY_CTX(open_external_origin(origin_url), shown);
+        UTHIN_TRY(refuse_merging(origin_url, request.name));
+        const auto origin = UTHIN_TRY_CTX(origin_device(origin_url, false), shown);
         if (size_bytes == 0) {
             const std::uint64_t origin_bytes = UTHIN_TRY_CTX(origin->size_bytes(), shown);
             size_bytes =
@@ -252,6 +247,7 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
         const auto earlier = made.find(pair.source);
         const volume_record source =
             earlier != made.end() ? earlier->second : UTHIN_TRY(must_have_record(pair.source));
+        UTHIN_TRY(refuse_merging(source.external_origin, pair.name));
         intent what;
         what.kind = intent_kind::create;
         what.volume = source;
@@ -331,6 +327,7 @@ result<volume_info> pool_directory::resize(std::string_view name, std::uint64_t 
         return describe(name);
     }
     UTHIN_TRY(prepare_change("resize a volume"));
+    UTHIN_TRY(refuse_moving(found.record.identity.id, name));
     const volume_record record = UTHIN_TRY(must_have_record(name));
     const device_id id = record.identity.id;
     if (size_bytes < record.size_bytes) {
@@ -370,6 +367,7 @@ result<bool> pool_directory::remove(const delete_volume_request& request) {
         UTHIN_TRY(prepare_change("delete a volume"));
     }
     const device_id id = found->record.identity.id;
+    UTHIN_TRY(refuse_moving(id, request.name));
     if (in_use(id)) {
         return fail(error_code::busy, fmt::format("{}/{}: in use; disconnect its clients first",
                                                   printable(directory_), printable(request.name)));
@@ -423,6 +421,8 @@ result<volume_info> pool_directory::rollback(const rollback_request& request) {
     const found_volume target = UTHIN_TRY(must_find(request.name));
     const found_volume source = UTHIN_TRY(must_find(request.to));
     UTHIN_TRY(check_rollback(request, target, source));
+    UTHIN_TRY(refuse_moving(target.record.identity.id, request.name));
+    UTHIN_TRY(refuse_merging(source.record.external_origin, request.name));
     UTHIN_TRY(prepare_change("roll a volume back"));
     const volume_record record = UTHIN_TRY(must_have_record(request.name));
     const device_id id = record.identity.id;
@@ -461,7 +461,8 @@ result<std::shared_ptr<volume>> pool_directory::open_volume(std::string_view nam
     const device_id id = found.record.identity.id;
     std::unique_ptr<block_device> origin;
     if (!found.record.external_origin.empty()) {
-        origin = UTHIN_TRY_CTX(open_external_origin(found.record.external_origin), shown);
+        origin = std::make_unique<io::shared_device>(
+            UTHIN_TRY_CTX(origin_device(found.record.external_origin, false), shown));
     }
     auto open = UTHIN_TRY_CTX(
         pool_->open_volume(id, found.record.size_bytes, read_only, std::move(origin)), shown);

@@ -155,6 +155,35 @@ struct diff_reply {
     bool operator==(const diff_reply&) const = default;
 };
 
+// Work on a volume with an external origin, while clients use it.
+enum class origin_job_kind : std::uint8_t {
+    merge,    // what the volume maps goes into the origin, until it maps nothing
+    flatten,  // what it does not map comes out of the origin, until it needs none
+};
+
+struct origin_job_request {
+    std::string name{};
+    origin_job_kind kind = origin_job_kind::merge;
+    // Merging: other volumes of the pool on the same origin get a copy of what would change under
+    // them. Otherwise there must be none.
+    bool copy_up = false;
+    // Merging: an origin that is shorter than the volume is made as long.
+    bool grow_origin = false;
+};
+
+struct origin_job_info {
+    std::string name{};
+    origin_job_kind kind = origin_job_kind::merge;
+    // running, done, failed, paused (until it is started again), stopped (goes on when the pool is
+    // served again)
+    std::string state{};
+    std::string failure{};
+    // Merging: what is still mapped. Flattening: what is still to be looked at.
+    std::uint64_t left_bytes = 0;
+    std::uint64_t total_bytes = 0;  // left_bytes when it was started
+    bool operator==(const origin_job_info&) const = default;
+};
+
 // A volume as the device-mapper is to be told about it.
 struct table_line {
     std::string name{};
@@ -228,6 +257,15 @@ public:
     [[nodiscard]] virtual result<volume_info> rollback_volume(const rollback_request& request) = 0;
     [[nodiscard]] virtual result<std::vector<volume_info>> create_snapshots(
         const create_snapshots_request& request) = 0;
+
+    // Begins it or goes on with it, in the background if the pool is served; recorded in the
+    // catalogue until it is done or forgotten.
+    [[nodiscard]] virtual result<origin_job_info> start_origin_job(
+        const origin_job_request& request) = 0;
+    [[nodiscard]] virtual result<origin_job_info> show_origin_job(std::string_view name) = 0;
+    // What was moved stays where it is now. `forget`: for good, else until it is started again.
+    [[nodiscard]] virtual result<origin_job_info> stop_origin_job(std::string_view name,
+                                                                  bool forget) = 0;
 
     // Costs what changed, not what is mapped. Each reply is of one instant; unsupported when the
     // two have different external origins.

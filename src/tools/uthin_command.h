@@ -60,5 +60,6 @@ void add_pool_commands(CLI::App& app, command_line& line);
 void add_volume_commands(CLI::App& app, command_line& line);
 void add_data_commands(CLI::App& app, command_line& line);
 void add_transfer_commands(CLI::App& app, command_line& line);
+void add_origin_commands(CLI::App& app, command_line& line);
 
 }  // namespace uthin::tools

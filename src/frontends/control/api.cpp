@@ -251,6 +251,9 @@ result<std::string> control_api::route_volume(const http_request& request,
     if (slash != std::string::npos && rest.substr(slash + 1) == "diff") {
         return request.method == "GET" ? diff(request, name) : wrong_method();
     }
+    if (slash != std::string::npos && rest.substr(slash + 1) == "origin-job") {
+        return origin_job(request, name);
+    }
     if (slash != std::string::npos) {
         return change_volume(request, name, rest.substr(slash + 1));
     }
@@ -284,9 +287,24 @@ result<std::string> control_api::diff(const http_request& request, const std::st
     return to_text(encode(UTHIN_TRY(service_.diff(wanted))));
 }
 
+// GET: how far it is; DELETE: stops it, with pause=true until it is started again.
+result<std::string> control_api::origin_job(const http_request& request, const std::string& name) {
+    const bool stops = request.method == "DELETE";
+    UTHIN_TRY(
+        check_query(request, stops ? std::set<std::string>{"pause"} : std::set<std::string>()));
+    if (stops) {
+        const bool pause = UTHIN_TRY(query_flag(request, "pause"));
+        return to_text(encode(UTHIN_TRY(service_.stop_origin_job(name, !pause))));
+    }
+    return request.method == "GET"
+               ? result<std::string>(to_text(encode(UTHIN_TRY(service_.show_origin_job(name)))))
+               : wrong_method();
+}
+
 result<std::string> control_api::change_volume(const http_request& request, const std::string& name,
                                                const std::string& verb) {
-    if (verb != "rename" && verb != "resize" && verb != "rollback") {
+    static const std::set<std::string> verbs = {"rename", "resize", "rollback", "merge", "flatten"};
+    if (!verbs.contains(verb)) {
         return wrong_address();
     }
     if (request.method != "POST") {
@@ -301,6 +319,12 @@ result<std::string> control_api::change_volume(const http_request& request, cons
     if (verb == "resize") {
         return to_text(encode(
             UTHIN_TRY(service_.resize_volume(name, UTHIN_TRY(decode_number(body, "size"))))));
+    }
+    if (verb == "merge" || verb == "flatten") {
+        origin_job_request job = UTHIN_TRY(decode_origin_job(body));
+        job.name = name;
+        job.kind = verb == "merge" ? origin_job_kind::merge : origin_job_kind::flatten;
+        return to_text(encode(UTHIN_TRY(service_.start_origin_job(job))));
     }
     rollback_request rollback = UTHIN_TRY(decode_rollback(body));
     rollback.name = name;

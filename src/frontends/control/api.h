@@ -47,6 +47,8 @@ private:
                                                  const std::string& rest);
     [[nodiscard]] result<std::string> route_volume(const http_request& request,
                                                    const std::string& rest);
+    [[nodiscard]] result<std::string> origin_job(const http_request& request,
+                                                 const std::string& name);
     [[nodiscard]] result<std::string> change_volume(const http_request& request,
                                                     const std::string& name,
                                                     const std::string& verb);

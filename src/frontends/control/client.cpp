@@ -74,6 +74,20 @@ public:
         const create_snapshots_request& request) override {
         return decode_volumes(UTHIN_TRY(call("POST", "/v1/snapshots", encode(request))));
     }
+    result<origin_job_info> start_origin_job(const origin_job_request& request) override {
+        const char* verb = request.kind == origin_job_kind::merge ? "/merge" : "/flatten";
+        return decode_origin_job_info(
+            UTHIN_TRY(call("POST", UTHIN_TRY(address_of(request.name)) + verb, encode(request))));
+    }
+    result<origin_job_info> show_origin_job(std::string_view name) override {
+        return decode_origin_job_info(
+            UTHIN_TRY(call("GET", UTHIN_TRY(address_of(name)) + "/origin-job")));
+    }
+    result<origin_job_info> stop_origin_job(std::string_view name, bool forget) override {
+        return decode_origin_job_info(
+            UTHIN_TRY(call("DELETE", UTHIN_TRY(address_of(name)) + "/origin-job" +
+                                         (forget ? "" : "?pause=true"))));
+    }
     result<diff_reply> diff(const diff_request& request) override {
         return decode_diff_reply(UTHIN_TRY(
             call("GET", UTHIN_TRY(address_of(request.to)) +

@@ -38,6 +38,8 @@ constexpr std::array<code_entry, 19> codes = {{
     {error_code::failed, "failed"},
 }};
 
+// In the order of origin_job_kind.
+constexpr std::array<std::string_view, 2> origin_job_names = {"merge", "flatten"};
 // In the order of change_kind.
 constexpr std::array<std::string_view, 3> change_names = {"changed", "added", "removed"};
 
@@ -520,6 +522,46 @@ result<rollback_request> decode_rollback(const json& value) {
     fields.refuse_unknown();
     UTHIN_TRY(fields.outcome());
     return request;
+}
+
+json encode(const origin_job_request& request) {
+    return {{"copy_up", request.copy_up}, {"grow_origin", request.grow_origin}};
+}
+
+json encode(const origin_job_info& info) {
+    return {
+        {"name", info.name},       {"kind", origin_job_names[static_cast<std::size_t>(info.kind)]},
+        {"state", info.state},     {"failure", info.failure},
+        {"left", info.left_bytes}, {"total", info.total_bytes}};
+}
+
+result<origin_job_request> decode_origin_job(const json& value) {
+    origin_job_request request;
+    field_reader fields(value);
+    fields.optional("copy_up", request.copy_up);
+    fields.optional("grow_origin", request.grow_origin);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+result<origin_job_info> decode_origin_job_info(const json& value) {
+    origin_job_info info;
+    std::string kind;
+    field_reader fields(value);
+    fields.required("name", info.name);
+    fields.required("kind", kind);
+    fields.required("state", info.state);
+    fields.required("failure", info.failure);
+    fields.required("left", info.left_bytes);
+    fields.required("total", info.total_bytes);
+    UTHIN_TRY(fields.outcome());
+    const auto named = std::ranges::find(origin_job_names, kind);
+    if (named == origin_job_names.end()) {
+        return fail(error_code::invalid_argument, "the field 'kind' is not known");
+    }
+    info.kind = static_cast<origin_job_kind>(named - origin_job_names.begin());
+    return info;
 }
 
 result<std::map<std::string, std::string>> decode_settings(const json& value) {

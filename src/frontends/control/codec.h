@@ -38,6 +38,8 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const create_volume_request& request);
 [[nodiscard]] json encode(const create_snapshots_request& request);
 [[nodiscard]] json encode(const rollback_request& request);  // without the name: it is in the path
+[[nodiscard]] json encode(const origin_job_request& request);  // without name and kind, likewise
+[[nodiscard]] json encode(const origin_job_info& info);
 [[nodiscard]] json encode_block(const std::optional<std::uint64_t>& block);  // {"block":N|null}
 [[nodiscard]] json encode(const error& failure);  // {"error":{"code","errno","message"}}
 
@@ -52,6 +54,8 @@ using json = nlohmann::json;
 [[nodiscard]] result<create_volume_request> decode_create_volume(const json& value);
 [[nodiscard]] result<create_snapshots_request> decode_create_snapshots(const json& value);
 [[nodiscard]] result<rollback_request> decode_rollback(const json& value);
+[[nodiscard]] result<origin_job_request> decode_origin_job(const json& value);
+[[nodiscard]] result<origin_job_info> decode_origin_job_info(const json& value);
 [[nodiscard]] result<std::map<std::string, std::string>> decode_settings(const json& value);
 // A single text, number or flag: {"FIELD": ...}.
 [[nodiscard]] result<std::string> decode_text(const json& value, const std::string& field);

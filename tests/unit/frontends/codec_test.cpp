@@ -109,6 +109,29 @@ TEST(Codec, RepliesSurviveTheWire) {
     EXPECT_EQ(*decode_block(sent(encode_block(std::nullopt))), std::nullopt);
 }
 
+TEST(Codec, OriginJobsSurviveTheWire) {
+    for (const origin_job_kind kind : {origin_job_kind::merge, origin_job_kind::flatten}) {
+        const origin_job_info info{.name = "v",
+                                   .kind = kind,
+                                   .state = "failed",
+                                   .failure = "because",
+                                   .left_bytes = 1,
+                                   .total_bytes = UINT64_MAX};
+        EXPECT_EQ(*decode_origin_job_info(sent(encode(info))), info);
+    }
+    json wrong = encode(origin_job_info{});
+    wrong["kind"] = "else";
+    EXPECT_THAT(decode_origin_job_info(wrong), test::HasCode(error_code::invalid_argument));
+    origin_job_request request;
+    request.copy_up = true;
+    EXPECT_EQ(encode(*decode_origin_job(sent(encode(request)))), encode(request));
+    request = {};
+    request.grow_origin = true;
+    EXPECT_EQ(encode(*decode_origin_job(sent(encode(request)))), encode(request));
+    EXPECT_THAT(decode_origin_job({{"copy-up", true}}),
+                test::HasCode(error_code::invalid_argument));
+}
+
 TEST(Codec, RequestsSurviveTheWire) {
     create_volume_request create{.name = "n",
                                  .size_bytes = 4096,

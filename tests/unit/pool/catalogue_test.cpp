@@ -255,5 +255,20 @@ TEST_F(Catalogue, RecordsThatMakeNoSenseAreCorruptNotBelieved) {
     EXPECT_THAT((*opened)->intents(), HasCode(error_code::corrupt));
 }
 
+TEST_F(Catalogue, LabelsAndTheOriginChangeWithoutTheMetadata) {
+    add(record_of(1, "a"));
+    volume_record wanted = record_of(1, "a");
+    wanted.labels = {{"b", "2"}, {"c", "3"}};
+    ASSERT_OK(names_->set_labels("uuid-1", wanted.labels));
+    reopen();
+    EXPECT_EQ(volumes(), std::vector{wanted});
+    wanted.labels = {{"d", "4"}};
+    wanted.external_origin.clear();
+    ASSERT_OK(names_->drop_origin("uuid-1", wanted.labels));
+    reopen();
+    EXPECT_EQ(volumes(), std::vector{wanted});
+    EXPECT_THAT(names_->drop_origin("uuid-2", {}), HasCode(error_code::not_found));
+}
+
 }  // namespace
 }  // namespace uthin
