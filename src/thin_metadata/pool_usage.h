@@ -1,10 +1,8 @@
-// How much each device of a pool maps, alone and together with others, and the reverse: which
-// devices map a data block.
+// How much each device of a pool maps, alone and together with others.
 //
 // Invariants
 //   PU1  A data block is shared when more than one mapping of the pool's devices leads to it.
-//   PU2  Memory: one byte for each used data block, in pages, and a few words for each leaf; for
-//        the reverse, the runs found.
+//   PU2  Memory: one byte for each used data block, in pages, and a few words for each leaf.
 //   PU3  A leaf is read once (twice for the counts of a pool with shared blocks), however many
 //        devices share it.
 // Threads   One.
@@ -39,18 +37,5 @@ struct usage_options {
 };
 
 [[nodiscard]] result<pool_usage> measure_usage(metadata_view& view, const usage_options& options);
-
-// A run of one device, contiguous on both sides.
-struct reverse_run {
-    data_block data_begin;
-    std::uint64_t count = 0;
-    device_id device;
-    virtual_block begin;
-    auto operator<=>(const reverse_run&) const = default;
-};
-
-// Every mapping into one of `regions`, sorted by data block, length, device.
-[[nodiscard]] result<std::vector<reverse_run>> reverse_mappings(
-    metadata_view& view, const std::vector<range<data_block>>& regions);
 
 }  // namespace uthin::thin_metadata

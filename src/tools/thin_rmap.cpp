@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "base/result.h"
-#include "thin_metadata/pool_usage.h"
+#include "thin_metadata/reverse_map.h"
 #include "thin_metadata/text_line.h"
 #include "tools/thin_tool.h"
 
@@ -28,17 +28,53 @@ result<void> take_region(std::string_view text, region_list& regions) {
     return {};
 }
 
+// Most lines of a pool with snapshots differ from the one before in the device only.
+class line_printer {
+public:
+    result<void> print(const thin_metadata::reverse_run& run) {
+        if (run.count != last_.count || run.data_begin != last_.data_begin) {
+            thin_metadata::text_line line;
+            line.add("data ").add(run.data_begin.value()).add("..");
+            front_ = line.add((run.data_begin + run.count).value()).add(" -> thin(").text();
+        }
+        if (run.count != last_.count || run.begin != last_.begin) {
+            thin_metadata::text_line line;
+            line.add(") ").add(run.begin.value()).add("..");
+            back_ = line.add((run.begin + run.count).value()).add("\n").text();
+        }
+        last_ = run;
+        thin_metadata::text_line device;
+        lines_.append(front_).append(device.add(run.device.value()).text()).append(back_);
+        return lines_.size() < lines_bytes ? result<void>() : flush();
+    }
+    result<void> close() {
+        UTHIN_TRY(flush());
+        return target_.close();
+    }
+
+private:
+    static constexpr std::size_t lines_bytes = 64 << 10;
+
+    result<void> flush() {
+        UTHIN_TRY(target_.write(lines_));
+        lines_.clear();
+        return {};
+    }
+
+    text_file target_;
+    thin_metadata::reverse_run last_;
+    std::string front_;
+    std::string back_;
+    std::string lines_;
+};
+
 result<void> print_reverse_map(const std::string& input, const region_list& regions) {
     const input_metadata opened = UTHIN_TRY(open_metadata_view(input, {}));
-    text_file target;
-    for (const auto& run : UTHIN_TRY(thin_metadata::reverse_mappings(*opened.view, regions))) {
-        thin_metadata::text_line line;
-        line.add("data ").add(run.data_begin.value()).add("..");
-        line.add((run.data_begin + run.count).value()).add(" -> thin(");
-        line.add(run.device.value()).add(") ").add(run.begin.value()).add("..");
-        UTHIN_TRY(target.write(line.add((run.begin + run.count).value()).add("\n").text()));
-    }
-    return target.close();
+    line_printer lines;
+    UTHIN_TRY(thin_metadata::reverse_mappings(
+        *opened.view, regions,
+        [&lines](const thin_metadata::reverse_run& run) { return lines.print(run); }));
+    return lines.close();
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include "thin_metadata/pack.h"
 #include "thin_metadata/pool_usage.h"
 #include "thin_metadata/restorer.h"
+#include "thin_metadata/reverse_map.h"
 #include "thin_metadata/salvage.h"
 #include "thin_metadata/shrink.h"
 #include "thin_metadata/xml_reader.h"
@@ -350,7 +351,9 @@ TEST(Mutants, ReverseMappingEnds) {
         const auto view = thin_metadata::open_offline(image, {});
         if (view) {
             const data_block begin(random.below(1000));
-            (void)thin_metadata::reverse_mappings(**view, {{begin, begin + random.next() % 5000}});
+            (void)thin_metadata::reverse_mappings(
+                **view, {{begin, begin + random.next() % 5000}},
+                [](const thin_metadata::reverse_run&) { return result<void>(); });
         }
     });
 }

@@ -1,4 +1,4 @@
-// Usage and reverse maps against counting block by block, in pools that share leaves and blocks.
+// Usage against counting block by block, in pools that share leaves and blocks.
 #include "thin_metadata/pool_usage.h"
 
 #include <algorithm>
@@ -104,33 +104,6 @@ TEST_F(PoolUsage, DeletingFreesWhatNobodyElseMaps) {
     }
     EXPECT_THAT(measure_usage(*view_, {.deleted = {device_id(99)}}),
                 HasCode(error_code::not_found));
-}
-
-TEST_F(PoolUsage, EveryDeviceOfASharedLeafIsNamed) {
-    make_shared_pool();
-    const std::vector<range<data_block>> regions = {{data_block(0), data_block(40)},
-                                                    {data_block(300), data_block(1200)}};
-    std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>> expected;
-    for (const auto& [id, device] : recorder_.devices) {
-        for (const auto& [at, mapping] : device.mappings) {
-            const std::uint64_t block = mapping.first;
-            if (block < 40 || (block >= 300 && block < 1200)) {
-                expected.emplace(block, id, at);
-            }
-        }
-    }
-    ASSERT_OK_AND_ASSIGN(const auto runs, reverse_mappings(*view_, regions));
-    std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>> found;
-    std::uint64_t blocks = 0;
-    for (const reverse_run& run : runs) {
-        for (std::uint64_t index = 0; index < run.count; ++index, ++blocks) {
-            found.emplace(run.data_begin.value() + index, run.device.value(),
-                          run.begin.value() + index);
-        }
-    }
-    EXPECT_EQ(found, expected);
-    EXPECT_EQ(blocks, expected.size());
-    EXPECT_TRUE(std::ranges::is_sorted(runs));
 }
 
 TEST_F(PoolUsage, DifferencesAreWhatComparingEachBlockGives) {
