@@ -54,7 +54,6 @@ void read_ahead::load(std::size_t index, window& into) {
     const std::size_t count = std::min(window_blocks, order_.size() - begin);
     const std::span<const std::uint32_t> wanted = std::span(order_).subspan(begin, count);
     // Pages that somebody still holds keep their memory.
-    into.pages.clear();
     if (into.memory != nullptr && into.memory.use_count() == 1) {
         // Pairs with the release of the last page: its reader has finished.
         std::atomic_thread_fence(std::memory_order_acquire);
@@ -79,7 +78,7 @@ void read_ahead::load(std::size_t index, window& into) {
             pieces.push_back({io_kind::read, offset_bytes, place});
         }
     }
-    into.pages.resize(count);
+    into.slots.assign(count, unsound);
     if (pieces.empty() || !device_.run(pieces)) {
         return;
     }
@@ -89,10 +88,32 @@ void read_ahead::load(std::size_t index, window& into) {
         const const_block_bytes bytes(into.memory->data() + offset_bytes,
                                       metadata_block_size_bytes);
         if (check_block(kind_, where, bytes)) {
-            into.pages[by_block[done]] =
-                block_ref(new page(where, kind_, into.memory, offset_bytes));
+            into.slots[by_block[done]] = static_cast<std::uint16_t>(done);
         }
     }
+}
+
+void read_ahead::enter(std::size_t index) {
+    window& wanted = windows_[index % windows_.size()];
+    const lock_guard held(lock_);
+    if (first_window_ != index) {
+        for (; first_window_ != index; ++first_window_) {
+            window& passed = windows_[first_window_ % windows_.size()];
+            while (!threads_.empty() && !passed.ready) {
+                changed_.wait(lock_);
+            }
+            passed.ready = false;
+        }
+        changed_.notify_all();
+    }
+    if (threads_.empty() && !wanted.ready) {
+        load(index, wanted);
+        wanted.ready = true;
+    }
+    while (!wanted.ready) {
+        changed_.wait(lock_);
+    }
+    entered_ = index;
 }
 
 block_ref read_ahead::take(metadata_block where) {
@@ -105,28 +126,17 @@ block_ref read_ahead::take(metadata_block where) {
         return {};
     }
     const std::size_t index = found / window_blocks;
-    window& from = windows_[index % windows_.size()];
-    const lock_guard held(lock_);
-    if (first_window_ != index) {
-        for (; first_window_ != index; ++first_window_) {
-            window& passed = windows_[first_window_ % windows_.size()];
-            while (!threads_.empty() && !passed.ready) {
-                changed_.wait(lock_);
-            }
-            passed.ready = false;
-            passed.pages.clear();
-        }
-        changed_.notify_all();
-    }
-    if (threads_.empty() && !from.ready) {
-        load(index, from);
-        from.ready = true;
-    }
-    while (!from.ready) {
-        changed_.wait(lock_);
+    if (entered_ != index) {
+        enter(index);
     }
     at_ = found + 1;
-    return std::exchange(from.pages[found % window_blocks], {});
+    window& from = windows_[index % windows_.size()];
+    const std::uint16_t slot = std::exchange(from.slots[found % window_blocks], unsound);
+    if (slot == unsound) {
+        return {};
+    }
+    return block_ref(
+        new page(where, kind_, from.memory, std::size_t{slot} * metadata_block_size_bytes));
 }
 
 }  // namespace uthin::persistent_data

@@ -3,8 +3,7 @@
 //
 // Invariants
 //   RA1  take() gives a block only after it passed check_block(); whatever is wrong with a block,
-//   or
-//        with the order, is no error here: the caller reads the block in the ordinary way.
+//        or with the order, is no error here: the caller reads the block in the ordinary way.
 //   RA2  Memory: the order, and a bounded number of windows of 512 KiB beside those that somebody
 //        still holds.
 // Threads   take() is the owner's, one at a time; any thread.
@@ -13,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/mutex.h"
@@ -39,18 +39,22 @@ private:
     static constexpr std::size_t window_blocks = 128;
     static constexpr std::size_t look_ahead_blocks = 2 * window_blocks;
     static constexpr std::uint32_t threads_max = 4;
+    static constexpr std::uint16_t unsound = UINT16_MAX;
     // Below this a thread costs more than it helps.
     static constexpr std::size_t threaded_blocks_min = 4 * window_blocks;
 
     // Some successive blocks of the order.
     struct window {
         std::shared_ptr<aligned_buffer> memory;
-        std::vector<block_ref> pages;
+        // Where in the memory each of them is; `unsound` for those that take() does not give.
+        std::vector<std::uint16_t> slots;
         bool ready = false;
     };
 
     void work();
     void load(std::size_t index, window& into);
+    // Gives up the windows before this one and waits until it is ready.
+    void enter(std::size_t index);
     [[nodiscard]] std::size_t window_count() const noexcept {
         return (order_.size() + window_blocks - 1) / window_blocks;
     }
@@ -60,6 +64,8 @@ private:
     const std::vector<std::uint32_t> order_;
     block_kind kind_;
     std::size_t at_ = 0;  // the consumer's place in the order
+    // The window that it has entered: ready, and nobody else's until it enters the next.
+    std::optional<std::size_t> entered_;
     mutex lock_;
     condition changed_;
     // A ring: window i is in slot i % size.

@@ -97,6 +97,22 @@ void data_counts::count_overflow(std::uint64_t block, bool is_first) {
     count = is_first ? 3 : count + 1;
 }
 
+// True: it is the first reference.
+inline bool data_counts::add_dense(std::byte& place, std::uint64_t block) {
+    const auto shift = static_cast<std::uint32_t>(2 * (block % 4));
+    const std::uint32_t fields = static_cast<std::uint32_t>(place);
+    const std::uint32_t field = fields >> shift & 3;
+    // Encoded counts go 0 -> 2 (one) -> 1 (two) -> 3 (more, counted elsewhere).
+    constexpr std::uint32_t successors = 0b11'01'11'10;
+    const std::uint32_t change = field ^ (successors >> 2 * field & 3);
+    place = static_cast<std::byte>(fields ^ change << shift);
+    if ((field & 1) != 0) {
+        std::uint32_t& count = dense_overflow_[block];
+        count = field == 1 ? 3 : count + 1;
+    }
+    return field == 0;
+}
+
 void data_counts::add_leaf(const persistent_data::node_view& leaf, data_block highest) {
     const std::uint32_t entries = leaf.nr_entries();
     if (highest.value() >= dense_blocks_) {
@@ -106,6 +122,8 @@ void data_counts::add_leaf(const persistent_data::node_view& leaf, data_block hi
         return;
     }
     const std::uint64_t next_mapping = pack_mapping(data_block(1), 0);
+    std::byte* const fields = dense_.data();
+    std::uint64_t used = 0;
     std::uint32_t index = 0;
     while (index < entries) {
         const std::uint64_t packed = leaf.value_u64(index);
@@ -114,14 +132,21 @@ void data_counts::add_leaf(const persistent_data::node_view& leaf, data_block hi
         if (block % fields_per_word == 0 && index + fields_per_word <= entries &&
             leaf.value_u64(index + fields_per_word - 1) ==
                 packed + (fields_per_word - 1) * next_mapping &&
-            is_run(leaf, index, fields_per_word) && take_blank_word(&dense_[block / 4])) {
-            used_ += fields_per_word;
+            is_run(leaf, index, fields_per_word) && take_blank_word(fields + block / 4)) {
+            used += fields_per_word;
             index += fields_per_word;
             continue;
         }
-        add_dense(block);
+        // Fields of scattered blocks are in no near cache.
+        constexpr std::uint32_t ahead = 16;
+        if (index + ahead < entries) {
+            __builtin_prefetch(fields + mapping_block(leaf.value_u64(index + ahead)).value() / 4,
+                               1);
+        }
+        used += add_dense(fields[block / 4], block) ? 1U : 0U;
         ++index;
     }
+    used_ += used;
 }
 
 bool data_counts::take_blank_word(std::byte* fields) {
@@ -131,21 +156,6 @@ bool data_counts::take_blank_word(std::byte* fields) {
     }
     store_le(fields, all_once);
     return true;
-}
-
-void data_counts::add_dense(std::uint64_t block) {
-    std::byte& place = dense_[block / 4];
-    const auto shift = static_cast<std::uint32_t>(2 * (block % 4));
-    const std::uint32_t fields = static_cast<std::uint32_t>(place);
-    const std::uint32_t field = fields >> shift & 3;
-    // Encoded counts go 0 -> 2 (one) -> 1 (two) -> 3 (more, counted elsewhere).
-    constexpr std::uint32_t successors = 0b11'01'11'10;
-    const std::uint32_t change = field ^ (successors >> 2 * field & 3);
-    place = static_cast<std::byte>(fields ^ change << shift);
-    used_ += field == 0 ? 1 : 0;
-    if ((field & 1) != 0) [[unlikely]] {
-        count_overflow(block, field == 1);
-    }
 }
 
 void data_counts::add(data_block block) {

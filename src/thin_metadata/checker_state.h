@@ -94,7 +94,8 @@ public:
 private:
     // Eight aligned bytes of fields, all of them 0: counts them once.
     [[nodiscard]] static bool take_blank_word(std::byte* fields);
-    void add_dense(std::uint64_t block);
+    // Counts a block whose fields are in `place`.
+    bool add_dense(std::byte& place, std::uint64_t block);
     void count_overflow(std::uint64_t block, bool is_first);
 
     const space_map_state* map_ = nullptr;

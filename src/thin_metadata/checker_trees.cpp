@@ -4,6 +4,7 @@
 
 #include "persistent_data/btree.h"
 #include "thin_metadata/checker_state.h"
+#include "thin_metadata/leaf_runs.h"
 
 namespace uthin::thin_metadata {
 
@@ -153,15 +154,16 @@ bool checker::check_node(const tree_walk& walk, metadata_block where, key_bounds
                      is_root ? "an internal root without children" : "no children");
         return false;
     }
-    for (std::uint32_t index = 1; index < node.nr_entries(); ++index) {
-        if (node.key(index) <= node.key(index - 1)) {
-            node_finding(
-                check_code::keys_out_of_order, walk, where, bounds,
-                fmt::format("key {} follows key {}", node.key(index), node.key(index - 1)));
-            return false;
-        }
+    if (keys_ascend(node)) {
+        return true;
     }
-    return true;
+    std::uint32_t index = 1;
+    while (node.key(index) > node.key(index - 1)) {
+        ++index;
+    }
+    node_finding(check_code::keys_out_of_order, walk, where, bounds,
+                 fmt::format("key {} follows key {}", node.key(index), node.key(index - 1)));
+    return false;
 }
 
 // What healthy tools do not write, but every reader copes with.
@@ -292,13 +294,15 @@ result<void> checker::visit_top_leaf(const node_view& node) {
 void checker::visit_bottom_leaf(const tree_walk& walk, metadata_block where, const node_view& node,
                                 block_info& info) {
     const std::uint32_t count = node.nr_entries();
-    std::uint64_t highest = 0;
+    // The data block is the upper part of a value.
+    std::uint64_t highest_packed = 0;
     std::uint32_t time_max = 0;
     for (std::uint32_t index = 0; index < count; ++index) {
         const std::uint64_t packed = node.value_u64(index);
-        highest = std::max(highest, mapping_block(packed).value());
+        highest_packed = std::max(highest_packed, packed);
         time_max = std::max(time_max, mapping_time(packed));
     }
+    const std::uint64_t highest = mapping_block(highest_packed).value();
     info.time_max = std::max(info.time_max, time_max);
     const bool bounded = view_.has_space_maps();
     if (time_max <= pool_time_ && (!bounded || count == 0 || highest < data_map_.nr_blocks)) {

@@ -30,10 +30,8 @@ result<block_ref> read_node(block_source& source, metadata_block where, std::uin
     block_ref page = UTHIN_TRY(source.read(where, block_kind::btree_node));
     const node_view node(page.bytes());
     const std::uint32_t count = node.nr_entries();
-    bool sane = node.value_size_bytes() == value_size_bytes && (node.is_leaf() || count != 0);
-    for (std::uint32_t index = 1; sane && index < count; ++index) {
-        sane = node.key(index) > node.key(index - 1);
-    }
+    const bool sane = node.value_size_bytes() == value_size_bytes &&
+                      (node.is_leaf() || count != 0) && keys_ascend(node);
     if (!sane || (count != 0 && (node.key(0) < first || node.key(count - 1) > last))) {
         return fail(error_code::corrupt,
                     fmt::format("mapping tree: block {} is no node for the keys {} to {}",
@@ -89,15 +87,8 @@ private:
                         fmt::format("mapping tree: block {} is a leaf above the other leaves",
                                     where.value()));
         }
-        if (prefetch_ && depth == 2) {
-            std::vector<metadata_block> wanted;
-            for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
-                if (node.child(index).value() < source_.block_count() &&
-                    prefetch_(node.child(index))) {
-                    wanted.push_back(node.child(index));
-                }
-            }
-            source_.prefetch(wanted, block_kind::btree_node);
+        if (prefetch_ || depth > 2) {
+            prefetch_children(node, depth);
         }
         for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
             const std::uint64_t end =
@@ -105,6 +96,18 @@ private:
             UTHIN_TRY(list_under(node.child(index), depth - 1, node.key(index), end));
         }
         return {};
+    }
+
+    // Nodes above the leaves are all going to be read.
+    void prefetch_children(const node_view& node, std::uint32_t depth) {
+        std::vector<metadata_block> wanted;
+        for (std::uint32_t index = 0; index < node.nr_entries(); ++index) {
+            if (node.child(index).value() < source_.block_count() &&
+                (depth > 2 || prefetch_(node.child(index)))) {
+                wanted.push_back(node.child(index));
+            }
+        }
+        source_.prefetch(wanted, block_kind::btree_node);
     }
 
     block_source& source_;

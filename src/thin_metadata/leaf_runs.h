@@ -35,6 +35,16 @@ using leaf_choice = std::function<bool(metadata_block leaf)>;
     persistent_data::block_source& source, metadata_block leaf, std::uint64_t first,
     std::uint64_t last);
 
+// Without a branch for each, since it is true of nearly every node.
+[[nodiscard]] inline bool keys_ascend(const persistent_data::node_view& node) noexcept {
+    const std::uint32_t count = node.nr_entries();
+    std::uint32_t wrong = 0;
+    for (std::uint32_t index = 1; index < count; ++index) {
+        wrong |= node.key(index) <= node.key(index - 1) ? 1U : 0U;
+    }
+    return wrong == 0;
+}
+
 // The run of a mapping leaf that begins with this entry.
 [[nodiscard]] inline mapping_run run_at(const persistent_data::node_view& leaf,
                                         std::uint32_t index) noexcept {
@@ -43,9 +53,24 @@ using leaf_choice = std::function<bool(metadata_block leaf)>;
     const std::uint64_t key = leaf.key(index);
     const std::uint64_t packed = leaf.value_u64(index);
     std::uint32_t length = 1;
-    while (index + length < count && leaf.key(index + length) == key + length &&
-           leaf.value_u64(index + length) == packed + length * step) {
+    const auto difference_at = [&](std::uint32_t at) {
+        return (leaf.key(index + at) ^ (key + at)) |
+               (leaf.value_u64(index + at) ^ (packed + at * step));
+    };
+    while (index + length < count && difference_at(length) == 0) {
         ++length;
+        // A run that is long already is compared in pieces, which take vector instructions.
+        constexpr std::uint32_t piece = 16;
+        while (length >= piece && index + length + piece <= count) {
+            std::uint64_t differences = 0;
+            for (std::uint32_t at = length; at < length + piece; ++at) {
+                differences |= difference_at(at);
+            }
+            if (differences != 0) {
+                break;
+            }
+            length += piece;
+        }
     }
     return {.begin = virtual_block(key),
             .data_begin = mapping_block(packed),
