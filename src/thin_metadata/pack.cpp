@@ -15,6 +15,7 @@
 #include "base/crc32c.h"
 #include "base/endian.h"
 #include "base/result.h"
+#include "thin_metadata/pack_encoder.h"
 #include "uthin/units.h"
 
 namespace uthin::thin_metadata {
@@ -28,25 +29,17 @@ constexpr std::size_t block_bytes = metadata_block_size_bytes;
 constexpr std::uint64_t stream_bytes_max = 64ULL << 20;
 
 constexpr std::array<std::uint32_t, 3> superblock_salts = {160774, 9031977, 146538381};
-constexpr std::array<std::uint32_t, 4> other_salts = {121107, 240779, 160478, 595846735};
+constexpr std::uint32_t node_salt = 121107;
+constexpr std::array<std::uint32_t, 4> other_salts = {node_salt, 240779, 160478, 595846735};
 
-bool carries(std::span<const std::byte> block, std::span<const std::uint32_t> salts) {
+// The kind of block that its checksum fits.
+std::uint32_t salt_of(std::span<const std::byte> block) {
     const auto stored = load_le<std::uint32_t>(block.data());
-    const std::uint32_t salt =
-        crc32c_raw(~0U, block.subspan(sizeof stored, block_bytes - sizeof stored)) ^ stored;
-    return std::find(salts.begin(), salts.end(), salt) != salts.end();
+    return crc32c_raw(~0U, block.subspan(sizeof stored, block_bytes - sizeof stored)) ^ stored;
 }
 
-// Each block as one literal: the compressor finds what repeats.
-void append_block(std::vector<std::byte>& into, std::uint64_t number,
-                  std::span<const std::byte> block) {
-    constexpr auto literal_of_two_byte_length = std::byte{0xa2};
-    std::array<std::byte, 11> head{};
-    store_le(head.data(), number);
-    head[8] = literal_of_two_byte_length;
-    store_le(head.data() + 9, static_cast<std::uint16_t>(block_bytes));
-    into.insert(into.end(), head.begin(), head.end());
-    into.insert(into.end(), block.begin(), block.end());
+bool is_among(std::uint32_t salt, std::span<const std::uint32_t> salts) {
+    return std::find(salts.begin(), salts.end(), salt) != salts.end();
 }
 
 result<void> write_stream(std::vector<std::byte>& plain, const byte_output& output) {
@@ -55,9 +48,9 @@ result<void> write_stream(std::vector<std::byte>& plain, const byte_output& outp
     }
     uLongf packed_bytes = compressBound(plain.size());
     std::vector<std::byte> packed(sizeof(std::uint64_t) + packed_bytes);
-    const int status = compress2(reinterpret_cast<Bytef*>(packed.data() + sizeof(std::uint64_t)),
-                                 &packed_bytes, reinterpret_cast<const Bytef*>(plain.data()),
-                                 plain.size(), Z_DEFAULT_COMPRESSION);
+    const int status =
+        compress2(reinterpret_cast<Bytef*>(packed.data() + sizeof(std::uint64_t)), &packed_bytes,
+                  reinterpret_cast<const Bytef*>(plain.data()), plain.size(), Z_BEST_COMPRESSION);
     if (status != Z_OK) {
         return fail(error_code::out_of_memory, "the blocks cannot be compressed");
     }
@@ -112,21 +105,6 @@ private:
     z_stream state_{};
 };
 
-enum class opcode : std::uint8_t {
-    set,
-    forward,
-    forward_wide,
-    backward,
-    backward_wide,
-    repeat,
-    repeat_long,
-    count,
-    count_long,
-    literal,
-    literal_wide,
-    shifted_run,
-};
-
 // Runs the instructions that make one block.
 class block_decoder {
 public:
@@ -158,29 +136,31 @@ private:
     result<void> step() {
         const std::uint64_t code = UTHIN_TRY(in_.number(1));
         const std::uint64_t nibble = code & 0xf;
-        switch (static_cast<opcode>(code >> 4)) {
-            case opcode::set: base_ = UTHIN_TRY(in_.number(nibble)); return emit(1);
-            case opcode::forward:
-            case opcode::forward_wide:
-            case opcode::backward:
-            case opcode::backward_wide: base_ += UTHIN_TRY(delta(code)); return emit(1);
-            case opcode::repeat: return emit(nibble);
-            case opcode::repeat_long: return emit(nibble << 8 | UTHIN_TRY(in_.number(1)));
-            case opcode::count: return repeat_next(nibble);
-            case opcode::count_long: return repeat_next(nibble << 8 | UTHIN_TRY(in_.number(1)));
-            case opcode::literal: return copy(nibble);
-            case opcode::literal_wide: return copy(UTHIN_TRY(in_.number(nibble)));
-            case opcode::shifted_run: return shifted(nibble << 8 | UTHIN_TRY(in_.number(1)));
+        switch (static_cast<pack_opcode>(code >> 4)) {
+            case pack_opcode::set: base_ = UTHIN_TRY(in_.number(nibble)); return emit(1);
+            case pack_opcode::forward:
+            case pack_opcode::forward_wide:
+            case pack_opcode::backward:
+            case pack_opcode::backward_wide: base_ += UTHIN_TRY(delta(code)); return emit(1);
+            case pack_opcode::repeat: return emit(nibble);
+            case pack_opcode::repeat_long: return emit(nibble << 8 | UTHIN_TRY(in_.number(1)));
+            case pack_opcode::count: return repeat_next(nibble);
+            case pack_opcode::count_long:
+                return repeat_next(nibble << 8 | UTHIN_TRY(in_.number(1)));
+            case pack_opcode::literal: return copy(nibble);
+            case pack_opcode::literal_wide: return copy(UTHIN_TRY(in_.number(nibble)));
+            case pack_opcode::shifted_run: return shifted(nibble << 8 | UTHIN_TRY(in_.number(1)));
         }
         return damaged();
     }
 
     // What the instruction `code` adds to the base.
     result<std::uint64_t> delta(std::uint64_t code) {
-        const auto which = static_cast<opcode>(code >> 4);
-        const bool wide = which == opcode::forward_wide || which == opcode::backward_wide;
+        const auto which = static_cast<pack_opcode>(code >> 4);
+        const bool wide = which == pack_opcode::forward_wide || which == pack_opcode::backward_wide;
         const std::uint64_t step = wide ? UTHIN_TRY(in_.number(code & 0xf)) : code & 0xf;
-        return which == opcode::forward || which == opcode::forward_wide ? step : 0 - step;
+        return which == pack_opcode::forward || which == pack_opcode::forward_wide ? step
+                                                                                   : 0 - step;
     }
 
     result<void> repeat_next(std::uint64_t times) {
@@ -210,7 +190,7 @@ private:
 
     // Numbers as their high parts, then their low 24 bits.
     result<void> shifted(std::uint64_t count) {
-        constexpr std::uint64_t low_mask = (1ULL << 24) - 1;
+        constexpr std::uint64_t low_mask = (1ULL << pack_shift_bits) - 1;
         if (count * 8 > out_.size() || is_shifted_) {
             return damaged();
         }
@@ -226,7 +206,7 @@ private:
         for (std::size_t index = 0; index < count; ++index) {
             const auto high = load_le<std::uint64_t>(parts[0].data() + 8 * index);
             const auto low = load_le<std::uint64_t>(parts[1].data() + 8 * index);
-            store_le(place.data() + 8 * index, high << 24 | (low & low_mask));
+            store_le(place.data() + 8 * index, high << pack_shift_bits | (low & low_mask));
         }
         out_ = rest;
         is_shifted_ = false;
@@ -298,7 +278,7 @@ result<void> unpack_all(const byte_input& input, std::uint64_t blocks, const unp
 }  // namespace
 
 bool is_any_superblock(std::span<const std::byte> block) {
-    return carries(block, superblock_salts);
+    return is_among(salt_of(block), superblock_salts);
 }
 
 result<void> pack_metadata(block_device& device, const byte_output& output) {
@@ -317,8 +297,9 @@ result<void> pack_metadata(block_device& device, const byte_output& output) {
         UTHIN_TRY(device.read(first * block_bytes, chunk.span().first(count * block_bytes)));
         for (std::size_t index = 0; index < count; ++index) {
             const auto block = chunk.span().subspan(index * block_bytes, block_bytes);
-            if (carries(block, superblock_salts) || carries(block, other_salts)) {
-                append_block(plain, first + index, block);
+            const std::uint32_t salt = salt_of(block);
+            if (is_among(salt, superblock_salts) || is_among(salt, other_salts)) {
+                append_packed_block(plain, first + index, block, salt == node_salt);
                 if (++in_stream == blocks_per_stream) {
                     UTHIN_TRY(write_stream(plain, output));
                     in_stream = 0;
