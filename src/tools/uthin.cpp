@@ -45,6 +45,7 @@ int main(int argc, char** argv) {
     add_data_commands(app, line);
     add_transfer_commands(app, line);
     add_origin_commands(app, line);
+    add_migrate_command(app, line);
     add_serve_command(app, line);
     let_options_follow(app);
     try {

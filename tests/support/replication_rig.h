@@ -60,6 +60,7 @@ public:
         pool_.reset();
     }
     [[nodiscard]] pool_directory& pool() { return *pool_; }
+    [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] pool_service& service() { return *service_; }
 
     void create(const std::string& name, std::uint64_t size_bytes) {

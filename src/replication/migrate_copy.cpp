@@ -1,0 +1,180 @@
+#include "replication/migrate_copy.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "base/result.h"
+
+namespace uthin::replication {
+
+namespace {
+
+// Zeros are found in pieces of this length.
+constexpr std::size_t zero_test_bytes = 64U << 10;
+
+bool is_zero(std::span<const std::byte> bytes) {
+    return bytes.empty() || (bytes[0] == std::byte{0} &&
+                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+// Calls for every page of the difference; false: enough.
+template <class Call>
+result<void> for_each_page(pool_service& pool, const std::string& from, const std::string& to,
+                           const Call& call) {
+    diff_request wanted;
+    wanted.from = from;
+    wanted.to = to;
+    std::optional<std::uint64_t> next = 0;
+    while (next) {
+        wanted.offset_bytes = *next;
+        const diff_reply found = UTHIN_TRY(pool.diff(wanted));
+        next = found.next_offset_bytes;
+        if (!UTHIN_TRY(call(found))) {
+            break;
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+result<change_cost> cost_of_changes(pool_service& pool, const std::string& from,
+                                    const std::string& to, std::uint64_t data_bytes_max,
+                                    std::uint64_t block_bytes) {
+    change_cost cost;
+    std::uint64_t counted_to = 0;  // in blocks
+    UTHIN_TRY(for_each_page(pool, from, to, [&](const diff_reply& found) -> result<bool> {
+        for (const changed_range& range : found.ranges) {
+            if (range.kind == change_kind::removed) {
+                continue;
+            }
+            cost.data_bytes += range.length_bytes;
+            if (block_bytes != 0) {
+                const std::uint64_t end =
+                    (range.offset_bytes + range.length_bytes + block_bytes - 1) / block_bytes;
+                const std::uint64_t begin = std::max(counted_to, range.offset_bytes / block_bytes);
+                cost.touched_blocks += end - std::min(begin, end);
+                counted_to = std::max(counted_to, end);
+            }
+        }
+        return cost.data_bytes <= data_bytes_max;
+    }));
+    return cost;
+}
+
+// Ascending. What lies behind the end of a smaller `from`, in the block in which it ends, was never
+// part of it and is told even if the block did not change.
+result<void> change_copier::for_each(const std::string& from, const std::string& to,
+                                     const range_function& call) {
+    const std::uint64_t size = content_.size_bytes();
+    std::uint64_t seam_begin = 0;
+    std::uint64_t seam_end = 0;
+    const auto cross_seam = [&](std::uint64_t next_bytes) -> result<void> {
+        if (seam_begin == seam_end || next_bytes <= seam_begin) {
+            return {};
+        }
+        const std::uint64_t begin = std::exchange(seam_begin, seam_end);
+        return call(begin, seam_end, false);
+    };
+    bool first = true;
+    UTHIN_TRY(for_each_page(pool_, from, to, [&](const diff_reply& found) -> result<bool> {
+        const std::uint64_t old = found.from_size_bytes;
+        if (std::exchange(first, false) && !from.empty() && old < size &&
+            old % found.block_size_bytes != 0) {
+            seam_begin = old;
+            seam_end = std::min(size, (old / found.block_size_bytes + 1) * found.block_size_bytes);
+        }
+        for (const changed_range& range : found.ranges) {
+            const std::uint64_t end = std::min(range.offset_bytes + range.length_bytes, size);
+            if (range.offset_bytes >= end) {
+                continue;
+            }
+            UTHIN_TRY(cross_seam(range.offset_bytes));
+            if (range.offset_bytes <= seam_begin && seam_begin < end) {
+                seam_begin = seam_end;  // part of this one
+            }
+            UTHIN_TRY(call(range.offset_bytes, end, range.kind == change_kind::removed));
+        }
+        return true;
+    }));
+    return cross_seam(UINT64_MAX);
+}
+
+result<void> change_copier::copy(const std::string& from, const std::string& to) {
+    UTHIN_TRY(for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, bool zeros) {
+        return copy_range(begin, end, zeros);
+    }));
+    return into_.flush();
+}
+
+result<void> change_copier::copy_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
+                                       bool zeros) {
+    if (zeros) {
+        return into_.write_zeroes(begin_bytes, end_bytes - begin_bytes);
+    }
+    for (std::uint64_t at = begin_bytes; at < end_bytes;) {
+        const auto part =
+            buffer_.span().first(std::min<std::uint64_t>(buffer_.size(), end_bytes - at));
+        UTHIN_TRY(content_.read(at, part));
+        UTHIN_TRY(copy_piece(at, part));
+        at += part.size();
+        copied_bytes_ += part.size();
+        if (progress_) {
+            progress_(copied_bytes_);
+        }
+    }
+    return {};
+}
+
+result<void> change_copier::copy_piece(std::uint64_t offset_bytes,
+                                       std::span<const std::byte> bytes) {
+    std::size_t begin = 0;
+    while (begin < bytes.size()) {
+        const auto piece_at = [&](std::size_t at) {
+            return bytes.subspan(at, std::min(zero_test_bytes, bytes.size() - at));
+        };
+        const bool zero = is_zero(piece_at(begin));
+        std::size_t end = begin + piece_at(begin).size();
+        while (end < bytes.size() && is_zero(piece_at(end)) == zero) {
+            end += piece_at(end).size();
+        }
+        UTHIN_TRY(zero ? into_.write_zeroes(offset_bytes + begin, end - begin)
+                       : into_.write(offset_bytes + begin, bytes.subspan(begin, end - begin)));
+        begin = end;
+    }
+    return {};
+}
+
+result<void> change_copier::verify(const std::string& from, const std::string& to) {
+    return for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, bool zeros) {
+        return compare_range(begin, end, zeros);
+    });
+}
+
+result<void> change_copier::compare_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
+                                          bool zeros) {
+    for (std::uint64_t at = begin_bytes; at < end_bytes; at += buffer_.size()) {
+        const std::size_t length = std::min<std::uint64_t>(buffer_.size(), end_bytes - at);
+        const auto wanted = buffer_.span().first(length);
+        const auto found = other_.span().first(length);
+        if (zeros) {
+            std::memset(wanted.data(), 0, length);
+        } else {
+            UTHIN_TRY(content_.read(at, wanted));
+        }
+        UTHIN_TRY(into_.read(at, found));
+        if (std::memcmp(wanted.data(), found.data(), length) != 0) {
+            return fail(error_code::corrupt,
+                        fmt::format("what was copied reads differently at the target, in the {} "
+                                    "bytes at {}; look at its devices and start again",
+                                    length, at));
+        }
+    }
+    return {};
+}
+
+}  // namespace uthin::replication
