@@ -18,9 +18,85 @@ std::uint64_t offset_of(metadata_block where) {
     return where.value() * metadata_block_size_bytes;
 }
 
+// Memory that each thread keeps for its next pages and write-backs: a transaction drops about as
+// many pages as it makes. Fresh memory is cold, and in a heap full of pages so is what malloc looks
+// at.
+struct kept_memory {
+#if defined(__SANITIZE_ADDRESS__)
+    static constexpr std::size_t pages_max = 0;  // so that the use of a dropped page is seen
+#else
+    static constexpr std::size_t pages_max = 64;
+#endif
+    static constexpr std::size_t staging_bytes = 32 * metadata_block_size_bytes;
+
+    std::vector<std::unique_ptr<aligned_buffer>> pages;
+    aligned_buffer staging;
+
+    // Null once the thread's objects are gone: objects of static life are dropped after them.
+    [[nodiscard]] static kept_memory* of_this_thread() {
+        thread_local bool gone = false;
+        struct holder {
+            explicit holder(bool& flag) : gone_flag(flag) {}
+            ~holder() { gone_flag = true; }
+            holder(const holder&) = delete;
+            holder& operator=(const holder&) = delete;
+            bool& gone_flag;
+            kept_memory kept;
+        };
+        if (gone) {
+            return nullptr;
+        }
+        thread_local holder held(gone);
+        return &held.kept;
+    }
+
+    static void give_back(aligned_buffer* memory) {
+        std::unique_ptr<aligned_buffer> dropped(memory);
+        kept_memory* const kept = of_this_thread();
+        if (kept != nullptr && kept->pages.size() < pages_max) {
+            kept->pages.push_back(std::move(dropped));
+        }
+    }
+    // What is in it is left over from the last use.
+    [[nodiscard]] static std::shared_ptr<aligned_buffer> take_page() {
+        kept_memory* const kept = of_this_thread();
+        std::unique_ptr<aligned_buffer> memory;
+        if (kept != nullptr && !kept->pages.empty()) {
+            memory = std::move(kept->pages.back());
+            kept->pages.pop_back();
+        } else {
+            memory = std::make_unique<aligned_buffer>(metadata_block_size_bytes);
+        }
+        return {memory.release(), give_back};
+    }
+};
+
+// Its bytes are to be overwritten whole.
 block_ref make_page(metadata_block where, block_kind kind) {
-    return block_ref(new page(where, kind));
+    return block_ref(new page(where, kind, kept_memory::take_page(), 0));
 }
+
+// For what one write-back puts together.
+class staging_area {
+public:
+    explicit staging_area(std::size_t size_bytes) {
+        kept_memory* const kept = kept_memory::of_this_thread();
+        if (kept == nullptr || size_bytes > kept_memory::staging_bytes) {
+            own_ = aligned_buffer(size_bytes);
+            bytes_ = own_.span();
+            return;
+        }
+        if (kept->staging.size() == 0) {
+            kept->staging = aligned_buffer(kept_memory::staging_bytes);
+        }
+        bytes_ = kept->staging.span().first(size_bytes);
+    }
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
+
+private:
+    aligned_buffer own_;
+    std::span<std::byte> bytes_;
+};
 
 error used_as_two_kinds(const page& cached, block_kind kind) {
     return error(error_code::corrupt,
@@ -220,8 +296,11 @@ result<block_bytes> block_manager::edit(metadata_block where, block_kind kind) {
 }
 
 result<block_bytes> block_manager::edit_copy(metadata_block where, const block_ref& from) {
-    const block_bytes bytes = UTHIN_TRY(edit_new(where, from.get()->kind()));
+    UTHIN_TRY(check_writable(where));
+    block_ref fresh = make_page(where, from.get()->kind());
+    const block_bytes bytes = fresh.page_->mutable_bytes();
     std::memcpy(bytes.data(), from.bytes().data(), bytes.size());
+    private_.insert_or_assign(where.value(), std::move(fresh));
     return bytes;
 }
 
@@ -229,6 +308,7 @@ result<block_bytes> block_manager::edit_new(metadata_block where, block_kind kin
     UTHIN_TRY(check_writable(where));
     block_ref fresh = make_page(where, kind);
     const block_bytes bytes = fresh.page_->mutable_bytes();
+    std::memset(bytes.data(), 0, bytes.size());
     private_.insert_or_assign(where.value(), std::move(fresh));
     return bytes;
 }
@@ -257,7 +337,8 @@ result<void> block_manager::write_dirty() {
     if (read_only_ && !dirty_.empty()) {
         return fail(error_code::not_permitted, "the metadata is read-only");
     }
-    aligned_buffer staging(std::min(write_batch_blocks, dirty_.size()) * metadata_block_size_bytes);
+    const staging_area staging(std::min(write_batch_blocks, dirty_.size()) *
+                               metadata_block_size_bytes);
     std::vector<io_op> ops;
     auto next = dirty_.begin();
     while (next != dirty_.end()) {
@@ -266,7 +347,7 @@ result<void> block_manager::write_dirty() {
         std::size_t run_begin = 0;
         std::uint64_t first = 0;
         for (; next != dirty_.end() && staged < write_batch_blocks; ++next, ++staged) {
-            const std::span<std::byte> copy = staging.span().subspan(
+            const std::span<std::byte> copy = staging.bytes().subspan(
                 staged * metadata_block_size_bytes, metadata_block_size_bytes);
             std::memcpy(copy.data(), next->second.bytes().data(), copy.size());
             prepare_block(next->second.get()->kind(), next->second.where(),
