@@ -142,6 +142,7 @@ public:
     [[nodiscard]] result<void> commit() override;
     [[nodiscard]] bool commit_is_due() override;
     [[nodiscard]] std::chrono::nanoseconds idle_time() override;
+    [[nodiscard]] bool has_changes() override { return changed_; }
 
     // ---- parts
     [[nodiscard]] uthin::metadata& metadata() noexcept { return *metadata_; }

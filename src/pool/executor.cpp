@@ -50,8 +50,46 @@ void executor::submit(work_queue& queue, work& request) {
     push(request);
 }
 
+// The lock that was only tried for is beyond the analysis.
+bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
+    if (!threaded_.load() || !turn_lock_.native().try_lock()) {
+        return false;
+    }
+    {
+        // EX2: whoever came first goes first. Who comes from now on waits for turn_lock_.
+        lock_guard held(lock_);
+        if (!rotation_.empty() || stopping_) {
+            turn_lock_.unlock();
+            return false;
+        }
+    }
+    const bool had_changes = host_.has_changes();
+    turns_.fetch_add(1, std::memory_order_relaxed);
+    requests_.fetch_add(1, std::memory_order_relaxed);
+    if (request.runs_alone()) {
+        run_alone(request);
+    } else {
+        run_batch({&request});
+    }
+    if (request.wants_commit()) {
+        commit_if_needed();
+    }
+    // Other commits are the thread's. It sleeps until the next one is due, for long if there were
+    // no changes when it fell asleep.
+    const bool wanted = !for_commit_.empty() || !for_space_.empty() ||
+                        (!had_changes && host_.has_changes()) || host_.commit_is_due();
+    if (wanted) {
+        wake();
+    }
+    turn_lock_.unlock();
+    return true;
+}
+
 result<void> executor::execute(work_queue& queue, work& request) {
-    submit(queue, request);
+    request.queue_ = &queue;
+    if (!run_here(request)) {
+        submit(queue, request);
+    }
     wait_for(request);
     return request.outcome();
 }
@@ -93,20 +131,21 @@ void executor::wake() {
 
 void executor::loop() {
     for (;;) {
-        bool moved = false;
+        std::chrono::nanoseconds idle{0};
         {
-            lock_guard held(turn_lock_);
-            moved = turn();
-        }
-        if (moved) {
-            continue;
-        }
-        const std::chrono::nanoseconds idle = host_.idle_time();
-        lock_guard held(lock_);
-        if (rotation_.empty() && !woken_) {
-            if (stopping_) {
+            lock_guard alone(turn_lock_);
+            if (turn()) {
+                continue;
+            }
+            idle = host_.idle_time();
+            // Under both locks: nobody is in run_here(), whose request might need a commit yet.
+            lock_guard held(lock_);
+            if (rotation_.empty() && !woken_ && stopping_) {
                 return;
             }
+        }
+        lock_guard held(lock_);
+        if (rotation_.empty() && !woken_ && !stopping_) {
             work_added_.wait_for(lock_, idle);
         }
     }

@@ -11,6 +11,8 @@
 //   EX2  Requests of one queue start in order; a queue with work gets a request into every
 //   rotation. EX3  A queue holds at most `queue_limit` requests; further submitters wait.
 // Threads   One thread between start() and stop(); otherwise whoever waits in execute() runs turns.
+//           While that thread has nothing to do, a caller of execute() runs his request himself,
+//           and the commit that it wants: two switches of threads cost more than most requests.
 //           submit, execute and wake: any thread but the executor's own.
 // Failures  Those of the requests, in work::outcome.
 #pragma once
@@ -101,6 +103,8 @@ public:
     [[nodiscard]] virtual bool commit_is_due() = 0;
     // How long the executor may sleep when there is nothing to do.
     [[nodiscard]] virtual std::chrono::nanoseconds idle_time() = 0;
+    // Something is left to commit.
+    [[nodiscard]] virtual bool has_changes() = 0;
 };
 
 class executor {
@@ -135,6 +139,8 @@ private:
     };
 
     void loop();
+    // Runs `request` on the calling thread. False: there is other work, or another thread is at it.
+    [[nodiscard]] bool run_here(work& request);
     // False when there was nothing to do.
     bool turn() REQUIRES(turn_lock_);
     [[nodiscard]] std::vector<work*> take();

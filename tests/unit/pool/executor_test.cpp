@@ -1,5 +1,6 @@
 #include "pool/executor.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -30,12 +31,20 @@ public:
     }
     result<void> commit() override {
         log += "C";
+        changes = false;
+        committed_by = std::this_thread::get_id();
+        commits.fetch_add(1);
         return std::exchange(commit_end, {});
     }
-    bool commit_is_due() override { return false; }
-    std::chrono::nanoseconds idle_time() override { return std::chrono::milliseconds(1); }
+    bool commit_is_due() override { return changes; }
+    std::chrono::nanoseconds idle_time() override { return idle; }
+    bool has_changes() override { return changes; }
 
     std::string log;
+    bool changes = false;
+    std::chrono::nanoseconds idle = std::chrono::milliseconds(1);
+    std::thread::id committed_by;
+    std::atomic<int> commits{0};
     result<void> batch_end;
     result<void> commit_end;
 };
@@ -183,6 +192,64 @@ TEST(Executor, ServesManyThreads) {
     }
     worker.stop();
     EXPECT_EQ(worker.requests(), 2400U);
+}
+
+// Says which thread ran it; changes something if told to.
+class signature final : public work {
+public:
+    signature(recording_host& host, bool changes, bool commit) : host_(host), changes_(changes) {
+        wants_commit_ = commit;
+    }
+    next run() override {
+        ran_by = std::this_thread::get_id();
+        host_.changes = host_.changes || changes_;
+        return next::done;
+    }
+
+    std::thread::id ran_by;
+
+private:
+    recording_host& host_;
+    const bool changes_;
+};
+
+TEST(Executor, WhileItsThreadIsIdleACallerRunsHisRequestAndTheCommitThatItWants) {
+    recording_host host;
+    executor worker(host, 8);
+    ASSERT_OK(worker.start());
+    work_queue queue;
+    // Now and then the thread is just looking for work.
+    bool ran_here = false;
+    bool committed_here = false;
+    for (int i = 0; i < 10000 && !(ran_here && committed_here); ++i) {
+        signature one(host, false, true);
+        ASSERT_OK(worker.execute(queue, one));
+        ran_here = ran_here || one.ran_by == std::this_thread::get_id();
+        worker.stop();
+        committed_here = committed_here || host.committed_by == std::this_thread::get_id();
+        ASSERT_OK(worker.start());
+    }
+    worker.stop();
+    EXPECT_TRUE(ran_here);
+    EXPECT_TRUE(committed_here);
+}
+
+TEST(Executor, ItsThreadWakesUpForTheCommitOfWhatACallerChanged) {
+    recording_host host;
+    host.idle = std::chrono::hours(1);
+    executor worker(host, 8);
+    ASSERT_OK(worker.start());
+    work_queue queue;
+    for (int i = 1; i <= 20; ++i) {
+        signature one(host, true, false);
+        ASSERT_OK(worker.execute(queue, one));
+        while (host.commits.load() < i) {
+            std::this_thread::yield();
+        }
+    }
+    worker.stop();
+    EXPECT_EQ(host.commits.load(), 20);
+    EXPECT_NE(host.committed_by, std::this_thread::get_id());
 }
 
 }  // namespace
