@@ -97,7 +97,9 @@ result<void> memory_device::discard(std::uint64_t offset_bytes, std::uint64_t le
 
 result<void> memory_device::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     UTHIN_TRY(check_range(name_, offset_bytes, length_bytes, size_bytes_.load()));
-    if (length_bytes / chunk_size_bytes > allocated_bytes() / chunk_size_bytes) {
+    // Counting what there is takes a lock of each stripe.
+    if (length_bytes / chunk_size_bytes > stripe_count &&
+        length_bytes / chunk_size_bytes > allocated_bytes() / chunk_size_bytes) {
         // Far longer than what there is: look at what there is.
         const std::uint64_t end_bytes = offset_bytes + length_bytes;
         for (stripe& home : stripes_) {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "base/result.h"
@@ -24,7 +25,7 @@ public:
     // A write never changes `buffer`.
     [[nodiscard]] result<void> add(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
         if (count_ > 0) {
-            io_op& last = ops_[count_ - 1];
+            io_op& last = storage_.ops[count_ - 1];
             if (last.offset_bytes + last.buffer_bytes.size() == offset_bytes &&
                 last.buffer_bytes.data() + last.buffer_bytes.size() == buffer.data()) {
                 last.buffer_bytes = {last.buffer_bytes.data(),
@@ -35,14 +36,14 @@ public:
         if (count_ == pieces_max) {
             UTHIN_TRY(run(false));
         }
-        ops_[count_] = {kind_, offset_bytes, buffer};
+        std::construct_at(&storage_.ops[count_], io_op{kind_, offset_bytes, buffer});
         ++count_;
         return {};
     }
 
     // Does what is pending. `fua`: writes are durable on return.
     [[nodiscard]] result<void> run(bool fua) {
-        const std::span<const io_op> pending(ops_.data(), count_);
+        const std::span<const io_op> pending(storage_.ops.data(), count_);
         count_ = 0;
         if (fua) {
             for (const io_op& op : pending) {
@@ -62,9 +63,16 @@ public:
 
 private:
     static constexpr std::size_t pieces_max = 32;
+    // Not initialised: most requests have one piece, and clearing 32 takes as long as all the rest
+    // of a hit.
+    union storage {
+        storage() {}
+        std::array<io_op, pieces_max> ops;
+    };
+
     block_device& device_;
     const io_kind kind_;
-    std::array<io_op, pieces_max> ops_;
+    storage storage_;
     std::size_t count_ = 0;
 };
 

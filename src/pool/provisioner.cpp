@@ -14,6 +14,30 @@ namespace {
 // Up to here a partly written block is put together in memory and written at once.
 constexpr std::uint64_t small_block_bytes = 1 << 20;
 
+// Memory for one block, kept by each thread while blocks are not large: allocating and clearing it
+// takes longer than copying. What is in it is left over from the last use.
+class block_scratch {
+public:
+    explicit block_scratch(std::uint64_t block_bytes) {
+        constexpr std::uint64_t kept_bytes_max = 128 << 10;
+        thread_local aligned_buffer kept;
+        if (block_bytes > kept_bytes_max) {
+            own_ = aligned_buffer(block_bytes);
+            bytes_ = own_.span();
+            return;
+        }
+        if (kept.size() < block_bytes) {
+            kept = aligned_buffer(block_bytes);
+        }
+        bytes_ = kept.span().first(block_bytes);
+    }
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
+
+private:
+    aligned_buffer own_;
+    std::span<std::byte> bytes_;
+};
+
 // Finds new blocks for the first part of the plan: as many as there are.
 class allocate_work final : public work {
 public:
@@ -211,18 +235,29 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     const std::uint64_t block_bytes = engine_.block_bytes();
     const std::uint64_t begin = begin_bytes % block_bytes;
     const std::uint64_t length = end_bytes - begin_bytes;
-    aligned_buffer whole(block_bytes);
+    const std::uint64_t on_device = one.fresh.value() * block_bytes;
+    const bool from_origin = !one.old && covers_origin(one.block);
+    if (!one.old && !from_origin && engine_.data().capabilities().fast_write_zeroes) {
+        UTHIN_TRY(engine_.data().write_zeroes(on_device, block_bytes));
+        return source.is_zeros() ? result<void>()
+                                 : put(source, on_device + begin, begin_bytes, length);
+    }
+    const block_scratch scratch(block_bytes);
+    const std::span<std::byte> whole = scratch.bytes();
     if (one.old) {
-        UTHIN_TRY(engine_.data().read(one.old->value() * block_bytes, whole.span()));
-    } else if (covers_origin(one.block)) {
-        UTHIN_TRY(state_.origin->read(one.block.value() * block_bytes, whole.span()));
+        UTHIN_TRY(engine_.data().read(one.old->value() * block_bytes, whole));
+    } else if (from_origin) {
+        UTHIN_TRY(state_.origin->read(one.block.value() * block_bytes, whole));
+    } else {
+        std::memset(whole.data(), 0, begin);
+        std::memset(whole.data() + begin + length, 0, block_bytes - begin - length);
     }
     if (source.is_zeros()) {
         std::memset(whole.data() + begin, 0, length);
     } else {
         std::memcpy(whole.data() + begin, source.at(begin_bytes, length).data(), length);
     }
-    return engine_.data().write(one.fresh.value() * block_bytes, whole.span());
+    return engine_.data().write(on_device, whole);
 }
 
 result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_in_block,

@@ -41,6 +41,9 @@ public:
     std::atomic<bool> changed{false};
     std::atomic<bool> aborted_with_changes{false};
     std::atomic<std::uint64_t> last_change{0};
+    // Where its published tree begins: the root's number (24 bits) and, above it, the low bits of
+    // the block manager's generation that this is true for.
+    mutable std::atomic<std::uint64_t> tree_memo{0};
     // Writer only.
     std::uint32_t open_count = 0;
 
@@ -174,6 +177,14 @@ struct metadata::impl {
     [[nodiscard]] result<std::uint32_t> next_time() const;
 
     // ---- mappings (pool_metadata_mappings.cpp)
+    // Within read_published().
+    [[nodiscard]] result<metadata_block> published_tree(thin_metadata::block_source& source,
+                                                        const thin_metadata::metadata_roots& roots,
+                                                        const thin_device& device) const;
+    // In `root`, the tree of `device`.
+    [[nodiscard]] static result<std::optional<lookup_result>> lookup_in(
+        thin_metadata::block_source& source, metadata_block root, const thin_device& device,
+        virtual_block block);
     [[nodiscard]] static result<std::optional<lookup_result>> lookup(
         thin_metadata::block_source& source, metadata_block mapping_root, const thin_device& device,
         virtual_block block);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "base/assert.h"
 #include "thin_metadata/pool_metadata.h"
 
 namespace uthin {
@@ -90,7 +91,35 @@ result<std::optional<lookup_result>> metadata::impl::lookup(block_source& source
                                                             metadata_block mapping_root,
                                                             const thin_device& device,
                                                             virtual_block block) {
-    const metadata_block root = UTHIN_TRY(mapping_tree(source, mapping_root, device.id));
+    return lookup_in(source, UTHIN_TRY(mapping_tree(source, mapping_root, device.id)), device,
+                     block);
+}
+
+// Readers hold the shared side of state_lock_, which keeps the generation as it is. An old memo
+// could be taken for a present one after 2^40 publications only.
+result<metadata_block> metadata::impl::published_tree(block_source& source,
+                                                      const metadata_roots& roots,
+                                                      const thin_device& device) const {
+    constexpr unsigned root_bits = 24;
+    static_assert(metadata_blocks_max < 1ULL << root_bits);
+    const std::uint64_t tag = blocks.generation() << root_bits;
+    // relaxed: one word that says itself what it is good for.
+    const std::uint64_t memo = device.tree_memo.load(std::memory_order_relaxed);
+    constexpr std::uint64_t root_mask = (1ULL << root_bits) - 1;
+    if ((memo & ~root_mask) == tag && (memo & root_mask) != 0) {
+        return metadata_block(memo & root_mask);
+    }
+    const metadata_block root = UTHIN_TRY(mapping_tree(source, roots.mapping, device.id));
+    if (root.value() <= root_mask) {
+        device.tree_memo.store(tag | root.value(), std::memory_order_relaxed);
+    }
+    return root;
+}
+
+result<std::optional<lookup_result>> metadata::impl::lookup_in(block_source& source,
+                                                               metadata_block root,
+                                                               const thin_device& device,
+                                                               virtual_block block) {
     const auto packed = UTHIN_TRY(persistent_data::btree_lookup_u64(source, root, block.value()));
     if (!packed) {
         return std::nullopt;
@@ -135,9 +164,12 @@ result<std::optional<mapped_range>> metadata::impl::lookup_range(block_source& s
 
 result<std::optional<lookup_result>> metadata::find_block(const thin_device& device,
                                                           virtual_block block) const {
-    return impl_->read_published([&](block_source& source, const metadata_roots& roots) {
-        return impl::lookup(source, roots.mapping, device, block);
-    });
+    return impl_->read_published(
+        [&](block_source& source,
+            const metadata_roots& roots) -> result<std::optional<lookup_result>> {
+            const metadata_block root = UTHIN_TRY(impl_->published_tree(source, roots, device));
+            return impl::lookup_in(source, root, device, block);
+        });
 }
 
 result<std::optional<lookup_result>> metadata::find_cached(const thin_device& device,
@@ -268,11 +300,23 @@ result<void> metadata::insert_block(thin_device& device, virtual_block block, da
         }
         impl_->make_metadata_room();
         bool is_new = false;
-        const std::uint64_t packed = pack_mapping(data, impl_->now_.time);
+        std::array<std::byte, 8> entry{};
+        store_le(entry.data(), pack_mapping(data, impl_->now_.time));
+        // A root that belongs to this transaction alone stays where it is, and the top tree as it
+        // is.
+        const metadata_block present = UTHIN_TRY(impl_->tree_of(device.id));
+        if (impl_->open_->tm.is_exclusive_shadow(present)) {
+            const btree::inserted done =
+                UTHIN_TRY(impl_->open_->bottom.insert(present, block.value(), entry.data()));
+            UTHIN_ASSERT(done.root == present);
+            if (done.is_new_key) {
+                device.mapped_blocks.fetch_add(1);
+            }
+            impl_->mark_changed(device);
+            return {};
+        }
         const auto change = [&](std::byte* value) -> result<void> {
             const metadata_block root(load_le<std::uint64_t>(value));
-            std::array<std::byte, 8> entry{};
-            store_le(entry.data(), packed);
             const btree::inserted done =
                 UTHIN_TRY(impl_->open_->bottom.insert(root, block.value(), entry.data()));
             store_le(value, done.root.value());
