@@ -211,7 +211,9 @@ void print(const char* what, const work_done& done) {
 }
 
 // Takes snapshots of both in turns, so that both meet the same noise. `more_blocks`: how many more
-// blocks (and a tenth) a snapshot of the other may write. CPU time is printed, not judged.
+// blocks (and a tenth) a snapshot of the other may write. CPU time is printed, not judged: of a
+// large pool less lies in the processor's caches. tests/tools/instruction_counts_test.py judges
+// instructions.
 void compare_snapshots(const char* what, chain& plain, std::uint64_t plain_origin, chain& other,
                        std::uint64_t other_origin, std::uint64_t more_blocks) {
     constexpr std::uint64_t rounds = rounds_of_comparison;
