@@ -3,15 +3,24 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "base/clock.h"
 #include "base/result.h"
+#include "base/thread.h"
 #include "frontends/control/api.h"
 #include "frontends/control/http_server.h"
 #include "frontends/serve.h"
+#include "frontends/since_export.h"
+#include "pool/labels.h"
 #include "pool/pool_directory.h"
+#include "uthin/log.h"
 
 namespace uthin::frontends {
 namespace {
+
+constexpr std::chrono::seconds house_interval{5};
+constexpr std::chrono::milliseconds house_step{100};
 
 std::string counter(const char* name, const char* help, std::uint64_t value) {
     return fmt::format("# HELP {0} {1}\n# TYPE {0} counter\n{0} {2}\n", name, help, value);
@@ -55,6 +64,21 @@ struct served_pool::impl {
     std::unique_ptr<pool_service> service;
     std::unique_ptr<control_api> api;
     std::unique_ptr<http_server> control;
+    std::atomic<bool> stopping{false};
+    thread housekeeper;
+
+    void keep_house() {
+        auto next = system_clock().monotonic();
+        while (!stopping.load()) {
+            if (system_clock().monotonic() >= next) {
+                if (const auto dropped = directory->drop_expired(); !dropped) {
+                    log(log_level::warning, "serve", dropped.error().to_string());
+                }
+                next = system_clock().monotonic() + house_interval;
+            }
+            system_clock().sleep_for(house_step);
+        }
+    }
 };
 
 served_pool::served_pool(std::unique_ptr<impl> state) : impl_(std::move(state)) {
@@ -83,10 +107,12 @@ result<void> served_pool::start() {
     impl_->control = UTHIN_TRY(http_server::start(
         std::move(listening),
         [api = impl_->api.get()](const http_request& request) { return api->handle(request); }));
-    return {};
+    return impl_->housekeeper.start([state = impl_.get()] { state->keep_house(); });
 }
 
 result<void> served_pool::stop() {
+    impl_->stopping.store(true);
+    impl_->housekeeper.join();
     if (impl_->control) {
         ::unlink(control_socket(impl_->options.directory).c_str());
         impl_->api->stop();
@@ -96,7 +122,9 @@ result<void> served_pool::stop() {
     return impl_->directory->close();
 }
 
-served_pool::~served_pool() = default;
+served_pool::~served_pool() {
+    impl_->stopping.store(true);  // when start() or what follows it failed
+}
 
 result<std::vector<export_entry>> served_pool::exports() {
     std::vector<export_entry> entries;
@@ -107,8 +135,23 @@ result<std::vector<export_entry>> served_pool::exports() {
 }
 
 result<opened_export> served_pool::open_export(const std::string& name, bool read_only) {
-    const volume_info volume = UTHIN_TRY(impl_->directory->show(name));
-    const auto label = volume.labels.find("read-only");
+    if (name.starts_with(transfer_export_prefix)) {
+        opened_export opened;
+        opened.content = UTHIN_TRY(
+            impl_->directory->open_transfer(name.substr(std::strlen(transfer_export_prefix))));
+        opened.size_bytes = opened.content->size_bytes();
+        opened.writable = !read_only;
+        opened.description = "transfer";
+        return opened;
+    }
+    auto shown = impl_->directory->show(name);
+    if (!shown && shown.error().code() == error_code::not_found) {
+        if (auto since = UTHIN_TRY(open_since(name))) {
+            return std::move(*since);
+        }
+    }
+    const volume_info volume = UTHIN_TRY(std::move(shown));
+    const auto label = volume.labels.find(std::string(read_only_label));
     const bool marked = label != volume.labels.end() && label->second == "true";
     opened_export opened;
     opened.writable = !read_only && !marked && !impl_->options.read_only;
@@ -116,6 +159,28 @@ result<opened_export> served_pool::open_export(const std::string& name, bool rea
     opened.size_bytes = opened.content->size_bytes();
     opened.description = description_of(volume);
     return opened;
+}
+
+result<std::optional<opened_export>> served_pool::open_since(const std::string& name) {
+    pool_directory* const directory = impl_->directory.get();
+    for (const since_name& names : since_names(name)) {
+        if (!directory->show(names.to) || !directory->show(names.from)) {
+            continue;
+        }
+        // Asked once now, so that a pair without a difference is refused and not half copied.
+        UTHIN_TRY(directory->diff({.from = names.from, .to = names.to, .ranges_max = 1}));
+        opened_export opened;
+        opened.content = UTHIN_TRY(directory->open_volume(names.to, true));
+        opened.size_bytes = opened.content->size_bytes();
+        opened.description = "what changed since " + names.from;
+        opened.extents = [directory, names](std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                                            std::size_t extents_max) {
+            const auto diff = [&](const diff_request& request) { return directory->diff(request); };
+            return extents_since(diff, names, offset_bytes, length_bytes, extents_max);
+        };
+        return opened;
+    }
+    return std::nullopt;
 }
 
 uthin::pool& served_pool::engine() noexcept {

@@ -11,7 +11,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,9 @@
 #include "uthin/pool.h"
 
 namespace uthin::frontends {
+
+// Names the export of a transfer; no name of a volume holds a slash.
+inline constexpr const char* transfer_export_prefix = "transfer/";
 
 struct served_pool_options {
     std::string directory;
@@ -37,6 +42,10 @@ struct opened_export {
     std::uint64_t size_bytes = 0;
     bool writable = false;
     std::string description;
+    // What the export says of its blocks; empty: what the volume says.
+    std::function<result<std::vector<volume_extent>>(
+        std::uint64_t offset_bytes, std::uint64_t length_bytes, std::size_t extents_max)>
+        extents{};
 };
 
 class served_pool {
@@ -48,7 +57,7 @@ public:
     served_pool(const served_pool&) = delete;
     served_pool& operator=(const served_pool&) = delete;
 
-    // The engine's threads and the control socket.
+    // The engine's threads, the control socket, and a thread that deletes what has expired.
     [[nodiscard]] result<void> start();
     // Ends the control socket, commits, closes the pool.
     [[nodiscard]] result<void> stop();
@@ -59,6 +68,8 @@ public:
 
 private:
     struct impl;
+    // "B@since-A"; absent: no such pair.
+    [[nodiscard]] result<std::optional<opened_export>> open_since(const std::string& name);
     explicit served_pool(std::unique_ptr<impl> state);
     std::unique_ptr<impl> impl_;
 };

@@ -16,6 +16,8 @@ namespace {
 constexpr std::int64_t application_id = 0x75746863;  // "uthc"
 constexpr std::int64_t schema_version = 1;
 constexpr std::size_t text_bytes_max = 64U << 10;
+constexpr std::size_t label_key_bytes_max = 128;
+constexpr std::size_t label_value_bytes_max = 4096;
 
 // STRICT: a column holds what it says, whoever wrote the file.
 constexpr const char* schema = R"sql(
@@ -72,6 +74,8 @@ enum class query : std::size_t {
     rename,
     resize,
     drop_origin,
+    keep_intent,
+    delete_notes,
 };
 
 #define VOLUME_COLUMNS                                                            \
@@ -101,6 +105,8 @@ constexpr auto sql_of = std::to_array<const char*>({
     "UPDATE volumes SET name = ? WHERE uuid = ? AND pending = 0",
     "UPDATE volumes SET size_bytes = ? WHERE uuid = ? AND pending = 0",
     "UPDATE volumes SET external_origin = '' WHERE uuid = ? AND pending = 0",
+    "UPDATE intents SET kind = ?, uuid = ?, name = ?, size_bytes = ? WHERE number = ?",
+    "DELETE FROM labels WHERE uuid = (SELECT uuid FROM intents WHERE number = ? AND kind = ?)",
 });
 
 std::unexpected<error> damaged(const std::string& path, std::string_view what) {
@@ -145,6 +151,7 @@ struct catalogue::impl {
     result<void> delete_volume(std::string_view uuid) REQUIRES(lock);
     result<void> insert_labels(std::string_view uuid,
                                const std::map<std::string, std::string>& labels) REQUIRES(lock);
+    result<void> delete_notes(std::int64_t number) REQUIRES(lock);
     result<void> insert_intent(intent& what) REQUIRES(lock);
     result<void> settle(const intent_outcome& outcome) REQUIRES(lock);
 
@@ -303,7 +310,7 @@ result<intent> catalogue::impl::read_intent(const sqlite_statement& row) {
     const std::uint64_t kind = row.unsigned_integer(1);
     const std::uint64_t id = row.unsigned_integer(6);
     const std::uint64_t creation_time = row.unsigned_integer(7);
-    if (kind > static_cast<std::uint64_t>(intent_kind::reap) || id > device_id_max ||
+    if (kind > static_cast<std::uint64_t>(intent_kind::transfer) || id > device_id_max ||
         creation_time > UINT32_MAX) {
         return fail(error_code::corrupt, fmt::format("intent {} makes no sense", what.number));
     }
@@ -349,6 +356,10 @@ result<std::vector<intent>> catalogue::impl::read_intents() {
         if (what.kind == intent_kind::reap) {
             continue;
         }
+        if (what.kind == intent_kind::transfer) {
+            UTHIN_TRY(read_labels(what.volume));
+            continue;
+        }
         auto volume = UTHIN_TRY(find(at(query::volume_by_uuid).bind(1, what.volume.uuid)));
         if (!volume) {
             return fail(error_code::corrupt,
@@ -391,9 +402,25 @@ result<void> catalogue::impl::insert_volume(const volume_record& volume, bool pe
 result<void> catalogue::impl::insert_labels(std::string_view uuid,
                                             const std::map<std::string, std::string>& labels) {
     for (const auto& [key, value] : labels) {
+        if (key.empty() || key.size() > label_key_bytes_max ||
+            value.size() > label_value_bytes_max) {
+            return fail(error_code::invalid_argument,
+                        fmt::format("label '{}': empty or too long; use at most {} bytes, and {} "
+                                    "for its value",
+                                    printable(std::string_view(key).substr(0, 60)),
+                                    label_key_bytes_max, label_value_bytes_max));
+        }
         UTHIN_TRY(at(query::insert_label).bind(1, uuid).bind(2, key).bind(3, value).run());
     }
     return {};
+}
+
+// Those of a transfer; a deletion has none.
+result<void> catalogue::impl::delete_notes(std::int64_t number) {
+    return at(query::delete_notes)
+        .bind(1, number)
+        .bind(2, static_cast<std::int64_t>(intent_kind::transfer))
+        .run();
 }
 
 result<void> catalogue::impl::delete_volume(std::string_view uuid) {
@@ -451,10 +478,12 @@ result<void> catalogue::impl::settle(const intent_outcome& outcome) {
                 .bind(2, what.number)
                 .run();
         case intent_kind::reap:
-            if (outcome.happened) {
-                return forget();
+        case intent_kind::transfer:
+            if (!outcome.happened) {
+                return {};
             }
-            return {};
+            UTHIN_TRY(delete_notes(what.number));
+            return forget();
     }
     return {};
 }
@@ -592,6 +621,7 @@ result<void> catalogue::publish(std::span<const std::int64_t> numbers,
             UTHIN_TRY(impl_->delete_volume(uuid));
         }
         for (const std::int64_t number : numbers) {
+            UTHIN_TRY(impl_->delete_notes(number));
             UTHIN_TRY(impl_->at(query::delete_intent).bind(1, number).run());
         }
         for (const volume_record& volume : volumes) {
@@ -602,6 +632,31 @@ result<void> catalogue::publish(std::span<const std::int64_t> numbers,
             UTHIN_TRY(impl_->insert_intent(what));
         }
         return {};
+    });
+}
+
+result<void> catalogue::keep(std::int64_t number, const volume_record& volume) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        UTHIN_TRY(impl_->at(query::keep_intent)
+                      .bind(1, static_cast<std::int64_t>(intent_kind::transfer))
+                      .bind(2, volume.uuid)
+                      .bind(3, volume.name)
+                      .bind(4, volume.size_bytes)
+                      .bind(5, number)
+                      .run());
+        return impl_->insert_labels(volume.uuid, volume.labels);
+    });
+}
+
+result<void> catalogue::forget(std::int64_t number) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        UTHIN_TRY(impl_->delete_notes(number));
+        return impl_->at(query::reap_instead)
+            .bind(1, static_cast<std::int64_t>(intent_kind::reap))
+            .bind(2, number)
+            .run();
     });
 }
 

@@ -58,6 +58,8 @@ enum class intent_kind : std::uint8_t {
     create,    // `volume` is being made, as a thin or a snapshot. Proof: volume.identity exists
     rollback,  // `volume` gets another root and volume.size_bytes. Proof: `hidden` (its old root)
     reap,      // `hidden` is being emptied and deleted. Done when it does not exist
+    transfer,  // `hidden` is being filled for `volume` (uuid of the transfer, name, size, labels as
+               // notes). Over when it does not exist
 };
 
 struct intent {
@@ -121,8 +123,14 @@ public:
                                        std::span<intent> reaps,
                                        std::span<const std::string> stale_uuids = {});
 
+    // The device of the reap intent `number` stays for a transfer: `volume` has the transfer's
+    // uuid, and the name and size that the volume will have.
+    [[nodiscard]] result<void> keep(std::int64_t number, const volume_record& volume);
+    // The device of a transfer is to be reaped.
+    [[nodiscard]] result<void> forget(std::int64_t number);
+
     // Changes that the metadata does not take part in.
-    // Of a volume, all of them.
+    // Of a volume or a transfer, all of them.
     [[nodiscard]] result<void> set_labels(std::string_view uuid,
                                           const std::map<std::string, std::string>& labels);
     // The volume stands on no external origin any more, and has these labels.

@@ -119,6 +119,32 @@ public:
                                                           bool forget) override {
         return directory_.stop_origin_job(name, forget);
     }
+    [[nodiscard]] result<volume_info> label_volume(const label_request& request) override {
+        return directory_.label(request);
+    }
+    [[nodiscard]] result<transfer_info> begin_transfer(
+        const begin_transfer_request& request) override {
+        return directory_.begin_transfer(request);
+    }
+    [[nodiscard]] result<std::vector<transfer_info>> list_transfers() override {
+        return directory_.list_transfers();
+    }
+    [[nodiscard]] result<std::unique_ptr<volume_data>> open_transfer(std::string_view id) override {
+        auto open = UTHIN_TRY(directory_.open_transfer(id));
+        return std::make_unique<local_volume_data>(std::move(open),
+                                                   directory_.engine().data_block_size_bytes());
+    }
+    [[nodiscard]] result<void> note_transfer(
+        std::string_view id, const std::map<std::string, std::string>& notes) override {
+        return directory_.note_transfer(id, notes);
+    }
+    [[nodiscard]] result<void> publish_transfer(std::string_view id,
+                                                const publish_request& request) override {
+        return directory_.publish_transfer(id, request);
+    }
+    [[nodiscard]] result<void> drop_transfer(std::string_view id) override {
+        return directory_.drop_transfer(id);
+    }
     [[nodiscard]] result<diff_reply> diff(const diff_request& request) override {
         return directory_.diff(request);
     }

@@ -100,6 +100,10 @@ result<std::unique_ptr<pool_directory>> pool_directory::assemble(directory_parts
                                  made->pool_options_, time),
                       printable(made->directory_));
     UTHIN_TRY(made->resolve_pending());
+    if (auto dropped = made->drop_expired(); !dropped) {
+        // No reason to keep the pool closed.
+        log(log_level::warning, component, dropped.error().to_string());
+    }
     return made;
 }
 
@@ -154,8 +158,15 @@ result<void> pool_directory::resolve_pending() {
     std::vector<intent_outcome> outcomes;
     for (const intent& what : pending) {
         const bool exists = found.has(what.hidden);
-        const bool happened = what.kind == intent_kind::reap ? !exists : exists;
-        outcomes.push_back({what, happened});
+        const bool gone_is_done =
+            what.kind == intent_kind::reap || what.kind == intent_kind::transfer;
+        outcomes.push_back({what, gone_is_done ? !exists : exists});
+        if (what.kind == intent_kind::transfer) {
+            if (exists) {
+                transfers_.emplace(what.hidden.id, what);
+            }
+            continue;
+        }
         if (what.kind != intent_kind::create && exists) {
             intent reap = what;
             reap.kind = intent_kind::reap;
@@ -166,6 +177,7 @@ result<void> pool_directory::resolve_pending() {
         return {};
     }
     UTHIN_TRY(names_->resolve(outcomes));
+    apply_zeroing();
     if (purpose_ == open_purpose::change) {
         for (const auto& [id, what] : std::map(reaping_)) {
             begin_reaping(id);

@@ -98,21 +98,6 @@ struct hidden_volume {
     std::shared_ptr<volume> data;  // absent when it was published
 };
 
-// A volume as somebody saw it.
-struct seen_volume {
-    device_identity identity;
-    std::uint64_t size_bytes = 0;
-};
-
-struct publish_request {
-    std::string name{};
-    // The volume that has the name now, whose content is to be deleted. It must be that one, of
-    // that size, and not in use; absent: the name must be free.
-    std::optional<seen_volume> replaces{};
-    std::string snapshot{};  // a snapshot of it is published with it; empty: none
-    std::string received_from{};
-};
-
 class pool_directory {
 public:
     // Makes DIR (if it is missing) and what is in it. Refuses what is there already; what a failed
@@ -153,6 +138,7 @@ public:
     [[nodiscard]] result<volume_info> resize(std::string_view name, std::uint64_t size_bytes);
     // False: there was none, and that was allowed.
     [[nodiscard]] result<bool> remove(const delete_volume_request& request);
+    [[nodiscard]] result<volume_info> label(const label_request& request);
     [[nodiscard]] result<volume_info> rollback(const rollback_request& request);
     [[nodiscard]] result<std::shared_ptr<volume>> open_volume(std::string_view name,
                                                               bool read_only);
@@ -176,6 +162,19 @@ public:
                                                          const std::function<void()>& between);
     [[nodiscard]] result<origin_job_info> show_origin_job(std::string_view name);
     [[nodiscard]] result<origin_job_info> stop_origin_job(std::string_view name, bool forget);
+
+    // ---- transfers: as in pool_service
+    [[nodiscard]] result<transfer_info> begin_transfer(const begin_transfer_request& request);
+    [[nodiscard]] result<std::vector<transfer_info>> list_transfers();
+    [[nodiscard]] result<std::shared_ptr<volume>> open_transfer(std::string_view id);
+    [[nodiscard]] result<void> note_transfer(std::string_view id,
+                                             const std::map<std::string, std::string>& notes);
+    [[nodiscard]] result<void> publish_transfer(std::string_view id,
+                                                const publish_request& request);
+    [[nodiscard]] result<void> drop_transfer(std::string_view id);
+    // Deletes the snapshots whose lease is over and the transfers that nobody came back to. Done at
+    // every opening for changes; who serves a pool for long calls it from time to time.
+    [[nodiscard]] result<void> drop_expired();
 
     // ---- the pool
     [[nodiscard]] result<void> message(std::string_view text);
@@ -211,13 +210,22 @@ private:
     [[nodiscard]] result<void> prepare_change(std::string_view what) REQUIRES(change_lock_);
 
     [[nodiscard]] bool is_hidden(device_id id) const REQUIRES(change_lock_) {
-        return reaping_.contains(id) || making_.contains(id);
+        return reaping_.contains(id) || making_.contains(id) || transfers_.contains(id);
     }
+    [[nodiscard]] result<hidden_volume> make_hidden_locked(std::string_view base,
+                                                           std::uint64_t size_bytes)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<intent> must_find_transfer(std::string_view id) REQUIRES(change_lock_);
+    [[nodiscard]] transfer_info info_of(const intent& transfer,
+                                        const std::map<device_id, device_details>& devices);
+    [[nodiscard]] result<void> drop_transfer_locked(const intent& transfer) REQUIRES(change_lock_);
+    [[nodiscard]] result<bool> remove_locked(const delete_volume_request& request)
+        REQUIRES(change_lock_);
     // Makes a device that is reaped unless it is published.
     [[nodiscard]] result<intent> make_unpublished(device_id id, std::optional<device_id> origin)
         REQUIRES(change_lock_);
     void reap_unpublished(const intent& what) REQUIRES(change_lock_);
-    // As the pool's file says; on, whatever it says, while volumes are in the making: a block that
+    // As the pool's file says; on, whatever it says, while volumes are being filled: a block that
     // is written in part must read as zeros around it.
     void apply_zeroing() REQUIRES(change_lock_);
     [[nodiscard]] result<void> publish_records(hidden_volume& hidden,
@@ -324,6 +332,7 @@ private:
     mutex change_lock_;  // outermost
     std::map<device_id, intent> reaping_ GUARDED_BY(change_lock_);
     std::set<device_id> making_ GUARDED_BY(change_lock_);
+    std::map<device_id, intent> transfers_ GUARDED_BY(change_lock_);
     std::uint64_t next_id_ GUARDED_BY(change_lock_) = 0;
 
     mutex open_lock_;  // taken inside change_lock_

@@ -79,7 +79,8 @@ result<pool_report> pool_directory::report() {
         }
     }
     for (const intent& what : contents.intents) {
-        const bool running = what.kind != intent_kind::create && !gone.contains(what.hidden.id);
+        const bool deletion = what.kind == intent_kind::reap || what.kind == intent_kind::rollback;
+        const bool running = deletion && !gone.contains(what.hidden.id);
         report.deletions_running += running ? 1U : 0U;
     }
     for (const volume_info& volume : UTHIN_TRY(gather())) {
@@ -370,6 +371,10 @@ result<release_reply> pool_directory::release() {
         return fail(error_code::busy, fmt::format("{}: {} volumes are in use; disconnect their "
                                                   "clients first",
                                                   shown, count));
+    }
+    // The kernel would show them as devices.
+    for (const auto& [id, transfer] : std::map(transfers_)) {
+        UTHIN_TRY(drop_transfer_locked(transfer));
     }
     UTHIN_TRY_CTX(finish_reaping(), shown);
     UTHIN_TRY_CTX(pool_->commit(), shown);

@@ -47,6 +47,11 @@ void pool_directory::reap_unpublished(const intent& what) {
 
 result<hidden_volume> pool_directory::make_hidden(std::string_view base, std::uint64_t size_bytes) {
     const lock_guard held(change_lock_);
+    return make_hidden_locked(base, size_bytes);
+}
+
+result<hidden_volume> pool_directory::make_hidden_locked(std::string_view base,
+                                                         std::uint64_t size_bytes) {
     UTHIN_TRY_CTX(check_volume_size(size_bytes), printable(directory_));
     std::optional<found_volume> origin;
     if (!base.empty()) {
@@ -97,7 +102,8 @@ void pool_directory::drop_hidden(hidden_volume& hidden) {
 }
 
 void pool_directory::apply_zeroing() {
-    pool_->set_zero_new_blocks(file().zero_new_blocks || !making_.empty());
+    const bool filling = !making_.empty() || !transfers_.empty();
+    pool_->set_zero_new_blocks(file().zero_new_blocks || filling);
 }
 
 result<std::optional<pool_directory::found_volume>> pool_directory::find_replaced(
@@ -116,8 +122,10 @@ result<std::optional<pool_directory::found_volume>> pool_directory::find_replace
     if (!request.replaces) {
         return refuse(error_code::already_exists, "exists already; use another name");
     }
-    if (found->record.identity != request.replaces->identity ||
-        found->record.size_bytes != request.replaces->size_bytes) {
+    const device_identity& identity = found->record.identity;
+    const seen_volume now{identity.id.value(), identity.creation_time,
+                          identity.creation_transaction_id, found->record.size_bytes};
+    if (now != *request.replaces) {
         return refuse(error_code::busy, "was changed meanwhile; try again");
     }
     if (in_use(found->record.identity.id)) {
@@ -144,6 +152,9 @@ result<volume_record> pool_directory::published_record(const hidden_volume& hidd
     record.size_bytes = hidden.data->size_bytes();
     record.external_origin.clear();
     record.received_from = request.received_from;
+    for (const auto& [key, value] : request.labels) {
+        record.labels.insert_or_assign(key, value);
+    }
     return record;
 }
 
@@ -196,7 +207,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
         record.name = request.snapshot;
         record.parent_uuid = records.front().uuid;
         record.created_unix_seconds = time_.unix_seconds();
-        record.labels.clear();
+        record.labels = request.snapshot_labels;
         records.push_back(std::move(record));
     }
     auto published = publish_records(hidden, numbers, records, reaps);
@@ -207,6 +218,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
         return published;
     }
     making_.erase(hidden.what.hidden.id);
+    transfers_.erase(hidden.what.hidden.id);
     apply_zeroing();
     hidden.data.reset();
     for (const intent& what : reaps) {

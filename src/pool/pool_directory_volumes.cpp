@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "base/result.h"
 #include "io/shared_device.h"
+#include "pool/labels.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
 #include "pool/pool_file.h"
@@ -256,7 +257,7 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
         what.volume.parent_uuid = source.uuid;
         what.volume.created_unix_seconds = time_.unix_seconds();
         what.volume.received_from.clear();
-        what.volume.labels.clear();
+        what.volume.labels = pair.labels;
         what.volume.identity.id = UTHIN_TRY(unused_id(false));
         if (!made.emplace(pair.name, what.volume).second) {
             return fail(error_code::invalid_argument,
@@ -356,6 +357,10 @@ result<void> pool_directory::resize_live(device_id id, std::uint64_t old_bytes,
 
 result<bool> pool_directory::remove(const delete_volume_request& request) {
     const lock_guard held(change_lock_);
+    return remove_locked(request);
+}
+
+result<bool> pool_directory::remove_locked(const delete_volume_request& request) {
     const auto found = UTHIN_TRY(find(request.name));
     if (!found && request.if_exists) {
         return false;
@@ -372,6 +377,12 @@ result<bool> pool_directory::remove(const delete_volume_request& request) {
         return fail(error_code::busy, fmt::format("{}/{}: in use; disconnect its clients first",
                                                   printable(directory_), printable(request.name)));
     }
+    if (const auto holder = holder_of(found->record.labels); holder && !request.force) {
+        return fail(
+            error_code::busy,
+            fmt::format("{}/{}: held by {}; let it go there, or use --force", printable(directory_),
+                        printable(request.name), printable(*holder)));
+    }
     intent what;
     what.kind = intent_kind::reap;
     what.volume.name = request.name;
@@ -383,6 +394,27 @@ result<bool> pool_directory::remove(const delete_volume_request& request) {
         UTHIN_TRY(settle_deletions());
     }
     return true;
+}
+
+result<volume_info> pool_directory::label(const label_request& request) {
+    const lock_guard held(change_lock_);
+    UTHIN_TRY(must_find(request.name));
+    // Not a change of the pool: also where it is full.
+    if (pool_->mode() != pool_mode::out_of_metadata_space) {
+        UTHIN_TRY(prepare_change("label a volume"));
+    }
+    volume_record record = UTHIN_TRY(must_have_record(request.name));
+    const auto before = record.labels;
+    for (const std::string& key : request.remove) {
+        record.labels.erase(key);
+    }
+    for (const auto& [key, value] : request.set) {
+        record.labels.insert_or_assign(key, value);
+    }
+    if (record.labels != before) {
+        UTHIN_TRY(names_->set_labels(record.uuid, record.labels));
+    }
+    return describe(request.name);
 }
 
 result<void> pool_directory::check_rollback(const rollback_request& request,

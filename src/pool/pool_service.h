@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "pool/transfer.h"
 #include "uthin/error.h"
 #include "uthin/thin.h"
 
@@ -106,6 +107,7 @@ struct create_volume_request {
 struct snapshot_pair {
     std::string source{};
     std::string name{};
+    std::map<std::string, std::string> labels{};
 };
 
 struct create_snapshots_request {
@@ -117,6 +119,14 @@ struct create_snapshots_request {
 struct delete_volume_request {
     std::string name{};
     bool if_exists = false;
+    bool force = false;  // also when somebody holds it (labels.h)
+};
+
+// Texts of users and programs about a volume; labels.h has those that mean something here.
+struct label_request {
+    std::string name{};
+    std::map<std::string, std::string> set{};
+    std::vector<std::string> remove{};
 };
 
 struct rollback_request {
@@ -257,6 +267,24 @@ public:
     [[nodiscard]] virtual result<volume_info> rollback_volume(const rollback_request& request) = 0;
     [[nodiscard]] virtual result<std::vector<volume_info>> create_snapshots(
         const create_snapshots_request& request) = 0;
+    [[nodiscard]] virtual result<volume_info> label_volume(const label_request& request) = 0;
+
+    // ---- transfers: volumes that are being filled
+    // Its device is durable on return, and so are the notes.
+    [[nodiscard]] virtual result<transfer_info> begin_transfer(
+        const begin_transfer_request& request) = 0;
+    [[nodiscard]] virtual result<std::vector<transfer_info>> list_transfers() = 0;
+    // For one user at a time; busy for others.
+    [[nodiscard]] virtual result<std::unique_ptr<volume_data>> open_transfer(
+        std::string_view id) = 0;
+    // Durable on return; what the notes speak of must be durable before.
+    [[nodiscard]] virtual result<void> note_transfer(
+        std::string_view id, const std::map<std::string, std::string>& notes) = 0;
+    // What was written to it is durable and visible under its names. A refusal leaves it as hidden
+    // as before; busy while it is open.
+    [[nodiscard]] virtual result<void> publish_transfer(std::string_view id,
+                                                        const publish_request& request) = 0;
+    [[nodiscard]] virtual result<void> drop_transfer(std::string_view id) = 0;
 
     // Begins it or goes on with it, in the background if the pool is served; recorded in the
     // catalogue until it is done or forgotten.

@@ -10,6 +10,16 @@ std::unexpected<error> refused() {
     return fail(error_code::failed, "SHA-256: the cryptographic library refuses it");
 }
 
+result<digest_value> value_of(EVP_MD_CTX* context) {
+    digest_value value;
+    unsigned int size = 0;
+    if (EVP_DigestFinal_ex(context, reinterpret_cast<unsigned char*>(value.data()), &size) != 1 ||
+        size != value.size()) {
+        return refused();
+    }
+    return value;
+}
+
 struct context_deleter {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
 };
@@ -43,15 +53,20 @@ result<void> digest::add(std::span<const std::byte> bytes) {
                                                                                    : refused();
 }
 
-result<digest_value> digest::finish() {
-    digest_value value;
-    unsigned int size = 0;
-    if (EVP_DigestFinal_ex(impl_->context.get(), reinterpret_cast<unsigned char*>(value.data()),
-                           &size) != 1 ||
-        size != value.size()) {
+result<digest_value> digest::so_far() const {
+    impl copy;
+    copy.context.reset(EVP_MD_CTX_new());
+    if (!copy.context) {
+        return fail(error_code::out_of_memory, "SHA-256: no memory");
+    }
+    if (EVP_MD_CTX_copy_ex(copy.context.get(), impl_->context.get()) != 1) {
         return refused();
     }
-    return value;
+    return value_of(copy.context.get());
+}
+
+result<digest_value> digest::finish() {
+    return value_of(impl_->context.get());
 }
 
 }  // namespace uthin::replication

@@ -25,6 +25,8 @@ public:
     ~digest();
 
     [[nodiscard]] result<void> add(std::span<const std::byte> bytes);
+    // Of what was added until now.
+    [[nodiscard]] result<digest_value> so_far() const;
     // Once.
     [[nodiscard]] result<digest_value> finish();
 

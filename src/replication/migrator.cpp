@@ -281,10 +281,8 @@ private:
         wanted.snapshot = snapshot;
         wanted.received_from = received_from;
         if (const volume_info* staged = find_volume(present_, staged_name())) {
-            const device_identity identity{device_id(staged->dev_id),
-                                           static_cast<std::uint32_t>(staged->creation_time),
-                                           staged->creation_transaction_id};
-            wanted.replaces = seen_volume{identity, staged->size_bytes};
+            wanted.replaces = seen_volume{staged->dev_id, staged->creation_time,
+                                          staged->creation_transaction_id, staged->size_bytes};
         }
         return target_.publish_hidden(hidden, wanted);
     }

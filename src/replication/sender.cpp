@@ -9,8 +9,12 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "base/result.h"
+#include "pool/labels.h"
 #include "pool/names.h"
 #include "replication/content_id.h"
+#include "replication/patience.h"
+#include "replication/resume_token.h"
+#include "replication/thin_send.h"
 
 namespace uthin::replication {
 
@@ -24,7 +28,7 @@ bool is_zero(std::span<const std::byte> bytes) {
                              std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
 }
 
-// A snapshot for this stream; gone with the object.
+// A snapshot for this stream.
 class temporary_snapshot {
 public:
     explicit temporary_snapshot(pool_service& pool) : pool_(pool) {}
@@ -32,61 +36,89 @@ public:
     temporary_snapshot& operator=(const temporary_snapshot&) = delete;
     ~temporary_snapshot() {
         if (!name_.empty()) {
-            (void)remove();  // the failure that led here is the one to tell
+            (void)keep();  // the failure that led here is the one to tell
         }
     }
     result<volume_info> make(const std::string& of) {
         create_snapshots_request request;
         const std::string name = "sending-" + make_uuid();
-        request.snapshots = {{of, name}};
+        renewed_ = system_clock().unix_seconds();
+        request.snapshots = {{of, name, make_lease(renewed_ + temporary_keep_seconds)}};
         const auto made = UTHIN_TRY(pool_.create_snapshots(request));
         name_ = name;
         return made.front();
     }
-    // A server may take a moment to notice that its client has gone.
+    // One that an earlier stream left.
+    result<void> take(const std::string& name) {
+        name_ = name;
+        renewed_ = 0;
+        return renew();
+    }
+    // Now and then, while it is sent.
+    result<void> renew() {
+        const std::int64_t now = system_clock().unix_seconds();
+        if (name_.empty() || now < renewed_ + temporary_keep_seconds / 4) {
+            return {};
+        }
+        renewed_ = now;
+        label_request request;
+        request.name = name_;
+        request.set = make_lease(now + temporary_keep_seconds);
+        UTHIN_TRY(pool_.label_volume(request));
+        return {};
+    }
     result<void> remove() {
-        constexpr int attempts_max = 50;
-        constexpr std::chrono::milliseconds pause{100};
         if (name_.empty()) {
             return {};
         }
         const std::string name = std::exchange(name_, {});
-        for (int attempt = 1;; ++attempt) {
-            const auto deleted = pool_.delete_volume({.name = name, .if_exists = true});
-            if (deleted) {
-                return {};
-            }
-            if (deleted.error().code() != error_code::busy || attempt == attempts_max) {
-                return std::unexpected(deleted.error());
-            }
-            system_clock().sleep_for(pause);
-        }
+        UTHIN_TRY(
+            while_busy([&] { return pool_.delete_volume({.name = name, .if_exists = true}); }));
+        return {};
     }
 
 private:
+    // Its time begins now, and this process may end.
+    result<void> keep() {
+        label_request request;
+        request.name = std::exchange(name_, {});
+        request.set = make_lease(system_clock().unix_seconds() + temporary_keep_seconds);
+        request.set.erase(std::string(lease_owner_label));
+        request.remove = {std::string(lease_owner_label)};
+        UTHIN_TRY(pool_.label_volume(request));
+        return {};
+    }
+
     pool_service& pool_;
     std::string name_;
+    std::int64_t renewed_ = 0;
 };
 
 // The pieces of one snapshot on their way into the stream.
 class content_sender {
 public:
-    content_sender(pool_service& pool, const send_request& request, stream_writer& writer,
-                   send_reply& reply, volume_data& data, bool has_origin)
+    content_sender(pool_service& pool, const std::string& from, const send_request& request,
+                   content_writer& writer, send_reply& reply, volume_data& data,
+                   temporary_snapshot& made, bool has_origin)
         : pool_(pool),
+          from_(from),
           request_(request),
           writer_(writer),
           reply_(reply),
           data_(data),
+          made_(made),
           has_origin_(has_origin) {}
 
     // All of it, whatever is mapped: what is not mapped is the external origin's.
-    result<void> send_everything() { return data(0, reply_.header.to_size_bytes); }
+    result<void> send_everything() {
+        return data(reply_.header.start_bytes, reply_.header.to_size_bytes);
+    }
 
     result<void> send_changes(const std::string& to) {
         diff_request wanted;
-        wanted.from = request_.from;
+        wanted.from = from_;
         wanted.to = to;
+        wanted.offset_bytes = reply_.header.start_bytes;
         while (true) {
             const diff_reply found = UTHIN_TRY(pool_.diff(wanted));
             set_seam(found);
@@ -99,7 +131,7 @@ public:
             wanted.offset_bytes = *found.next_offset_bytes;
         }
         UTHIN_TRY(cross_seam(UINT64_MAX));
-        return data(ranges_end(), reply_.header.to_size_bytes);
+        return data(std::max(ranges_end(), reply_.header.start_bytes), reply_.header.to_size_bytes);
     }
 
 private:
@@ -119,9 +151,9 @@ private:
             old_bytes % block_bytes == 0 || seam_crossed_ || has_origin_) {
             return;
         }
-        seam_begin_ = old_bytes;
         const std::uint64_t to_block_end = block_bytes - old_bytes % block_bytes;
         seam_end_ = old_bytes + std::min(to_block_end, reply_.header.to_size_bytes - old_bytes);
+        seam_begin_ = std::min(std::max(old_bytes, reply_.header.start_bytes), seam_end_);
     }
     result<void> cross_seam(std::uint64_t next_bytes) {
         if (seam_crossed_ || seam_begin_ == seam_end_ || next_bytes <= seam_begin_) {
@@ -152,6 +184,7 @@ private:
             UTHIN_TRY(data_.read(begin, buffer_.span().first(count)));
             UTHIN_TRY(send_piece(begin, buffer_.span().first(count)));
             begin += count;
+            UTHIN_TRY(made_.renew());
             if (request_.progress) {
                 request_.progress(begin);
             }
@@ -188,10 +221,12 @@ private:
     }
 
     pool_service& pool_;
+    const std::string& from_;
     const send_request& request_;
-    stream_writer& writer_;
+    content_writer& writer_;
     send_reply& reply_;
     volume_data& data_;
+    temporary_snapshot& made_;
     const bool has_origin_;
     aligned_buffer buffer_{data_bytes_max};
     std::uint64_t seam_begin_ = 0;
@@ -245,24 +280,56 @@ result<void> set_base(stream_header& header, const std::vector<volume_info>& vol
     return {};
 }
 
-}  // namespace
+// What a stream is made of.
+struct stream_plan {
+    volume_info to{};
+    std::string from{};          // name; empty: the whole content
+    bool make_snapshot = false;  // of `to`
+};
 
-result<send_reply> send_snapshot(pool_service& pool, const send_request& request, byte_sink& sink) {
-    const auto volumes = UTHIN_TRY(pool.list_volumes());
-    const volume_info named = UTHIN_TRY(must_find(volumes, request.name));
-    temporary_snapshot made(pool);
-    volume_info to = named;
-    send_reply reply;
-    stream_header& header = reply.header;
-    if (!request.from.empty()) {
-        UTHIN_TRY(set_base(header, volumes, named, request.from));
+result<stream_plan> plan_new(const std::vector<volume_info>& volumes, const send_request& request,
+                             bool pool_is_read_only) {
+    stream_plan plan;
+    plan.to = UTHIN_TRY(must_find(volumes, request.name));
+    plan.from = request.from;
+    // Who has a snapshot open may be writing to it. Nobody writes in a pool that is read-only.
+    plan.make_snapshot = (!is_snapshot(plan.to) || plan.to.in_use) && !pool_is_read_only;
+    return plan;
+}
+
+result<stream_plan> plan_resumed(const std::vector<volume_info>& volumes,
+                                 const send_request& request, const resume_token& token) {
+    stream_plan plan;
+    for (const volume_info& volume : volumes) {
+        const bool fits = is_snapshot(volume) && content_id(volume) == token.to_id;
+        if (fits && (plan.to.name.empty() || volume.name == request.name)) {
+            plan.to = volume;
+        }
+        if (is_snapshot(volume) && !token.from_id.empty() && content_id(volume) == token.from_id) {
+            plan.from = volume.name;
+        }
     }
-    // Who has a snapshot open may be writing to it.
-    if (!is_snapshot(named) || named.in_use) {
-        to = UTHIN_TRY(made.make(named.name));
-        header.temporary = true;
+    if (plan.to.name.empty() || (plan.from.empty() && !token.from_id.empty())) {
+        return fail(error_code::not_found,
+                    fmt::format("the token is of {} {} that is not here any more; send again "
+                                "without --resume",
+                                plan.to.name.empty() ? "the snapshot" : "the base",
+                                printable(plan.to.name.empty() ? token.to_id : token.from_id)));
     }
-    const pool_report report = UTHIN_TRY(pool.status());
+    const bool named =
+        request.name.empty() || request.name == plan.to.name || request.name == plan.to.parent;
+    const bool based = request.from.empty() || request.from == plan.from;
+    if (!named || !based) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{}: the token is of '{}'{}{}; name that, or send again without "
+                                "--resume",
+                                printable(request.name), printable(plan.to.name),
+                                plan.from.empty() ? "" : " --from ", printable(plan.from)));
+    }
+    return plan;
+}
+
+void describe(stream_header& header, const pool_report& report, const volume_info& to) {
     header.pool_uuid = report.uuid;
     header.block_size_bytes = report.block_size_bytes;
     header.volume_uuid = to.parent_uuid;
@@ -270,20 +337,70 @@ result<send_reply> send_snapshot(pool_service& pool, const send_request& request
     header.to = {content_id(to), to.name};
     header.to_size_bytes = to.size_bytes;
     header.created_unix_seconds = to.created_unix_seconds;
-    name_relatives(header, volumes, is_snapshot(named) ? named : to);
+    header.temporary = !is_snapshot(to) || to.labels.contains(std::string(lease_until_label));
+    if (header.to.id.empty()) {
+        header.to.id = make_uuid();  // a device that no catalogue knows
+    }
+}
+
+result<std::unique_ptr<content_writer>> begin_stream(byte_sink& sink, const send_request& request,
+                                                     const stream_header& header) {
+    if (request.thin_send_form) {
+        return write_thin_send(sink);
+    }
+    return std::make_unique<stream_writer>(UTHIN_TRY(
+        stream_writer::begin(sink, header, request.compress, request.mark_interval_bytes)));
+}
+
+result<void> send_content(pool_service& pool, const send_request& request, const stream_plan& plan,
+                          temporary_snapshot& made, send_reply& reply, byte_sink& sink) {
+    const auto data = UTHIN_TRY(pool.open_data(plan.to.name, true));
+    const auto writer = UTHIN_TRY(begin_stream(sink, request, reply.header));
+    // Holes on an origin are the origin's content; the receiver has no such origin.
+    const bool has_origin = !plan.to.external_origin.empty();
+    const bool whole = has_origin && !reply.header.is_incremental();
+    content_sender content(pool, plan.from, request, *writer, reply, *data, made, has_origin);
+    UTHIN_TRY(whole ? content.send_everything() : content.send_changes(plan.to.name));
+    return writer->end();
+}
+
+}  // namespace
+
+result<send_reply> send_snapshot(pool_service& pool, const send_request& request, byte_sink& sink) {
+    const auto volumes = UTHIN_TRY(pool.list_volumes());
+    const pool_report report = UTHIN_TRY(pool.status());
+    temporary_snapshot made(pool);
+    send_reply reply;
+    stream_header& header = reply.header;
+    stream_plan plan;
+    if (request.token.empty()) {
+        plan = UTHIN_TRY(plan_new(volumes, request, report.mode == "read_only"));
+    } else {
+        const resume_token token = UTHIN_TRY(parse_resume_token(request.token));
+        plan = UTHIN_TRY(plan_resumed(volumes, request, token));
+        header.transfer_id = token.transfer_id;
+        header.start_bytes = token.position_bytes;
+    }
+    if (!plan.from.empty()) {
+        UTHIN_TRY(set_base(header, volumes, plan.to, plan.from));
+    }
+    const volume_info named = plan.to;
+    if (plan.make_snapshot) {
+        plan.to = UTHIN_TRY(made.make(named.name));
+    } else if (named.labels.contains(std::string(lease_until_label))) {
+        UTHIN_TRY(made.take(named.name));
+    }
+    describe(header, report, plan.to);
+    name_relatives(header, volumes, is_snapshot(named) ? named : plan.to);
+    if (header.start_bytes > header.to_size_bytes) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{}: the token begins behind its end; send again without --resume",
+                                printable(plan.to.name)));
+    }
     if (request.begun) {
         request.begun(header.to_size_bytes);
     }
-    {
-        const auto data = UTHIN_TRY(pool.open_data(to.name, true));
-        auto writer = UTHIN_TRY(stream_writer::begin(sink, header, request.compress));
-        // Holes on an origin are the origin's content; the receiver has no such origin.
-        const bool has_origin = !to.external_origin.empty();
-        const bool whole = has_origin && !header.is_incremental();
-        content_sender content(pool, request, writer, reply, *data, has_origin);
-        UTHIN_TRY(whole ? content.send_everything() : content.send_changes(to.name));
-        UTHIN_TRY(writer.end());
-    }
+    UTHIN_TRY(send_content(pool, request, plan, made, reply, sink));
     UTHIN_TRY(made.remove());
     return reply;
 }

@@ -2,7 +2,8 @@
 //
 // Invariants
 //   SE1  Data is read from snapshots only: of a volume one is made for the stream, and deleted
-//        afterwards.
+//        afterwards. It has a lease, so that it also goes when this process cannot delete it; when
+//        the stream breaks off it stays for temporary_keep_seconds, to be resumed.
 //   SE2  The price is that of what changed (or is mapped, without a base), not of the size.
 // Threads   One.
 // Failures  not_found, invalid_argument (the base is no snapshot), unsupported (different external
@@ -17,6 +18,9 @@
 
 namespace uthin::replication {
 
+// How long a snapshot stays that was made for a stream that broke off.
+inline constexpr std::int64_t temporary_keep_seconds = 3600;
+
 // How far in the volume the work has come.
 using progress_function = std::function<void(std::uint64_t position_bytes)>;
 
@@ -24,6 +28,12 @@ struct send_request {
     std::string name{};
     std::string from{};  // empty: the whole content
     bool compress = false;
+    bool thin_send_form = false;  // thin_send.h; neither compressed nor resumed
+    // Of a receiver whose stream broke off: only what follows is sent. `name` is then a snapshot,
+    // its volume, or empty.
+    std::string token{};
+    // Between two marks there is at least so much data of the volume.
+    std::uint64_t mark_interval_bytes = 1U << 20;
     progress_function progress{};
     std::function<void(std::uint64_t size_bytes)> begun{};
 };

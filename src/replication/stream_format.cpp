@@ -28,6 +28,8 @@ enum class tag : std::uint16_t {
     temporary = 11,
     relative_id = 12,    // each is followed by
     relative_name = 13,  // its name
+    start = 14,
+    transfer = 15,
     created = 0x8001,
 };
 constexpr std::uint16_t optional_bit = 0x8000;
@@ -111,6 +113,8 @@ result<void> take_field(stream_header& header, std::uint16_t which, std::string_
             UTHIN_TRY(take_number(number, bytes));
             header.created_unix_seconds = static_cast<std::int64_t>(number);
             return {};
+        case tag::start: return take_number(header.start_bytes, bytes);
+        case tag::transfer: return take_id(header.transfer_id, bytes);
         case tag::relative_id: return take_relative(header, bytes);
         case tag::relative_name:
             if (header.relatives.empty()) {
@@ -146,6 +150,10 @@ std::vector<std::byte> encode_header(const stream_header& header) {
     fields.add(tag::block_size, header.block_size_bytes);
     fields.add(tag::created, static_cast<std::uint64_t>(header.created_unix_seconds));
     fields.add(tag::temporary, header.temporary ? 1 : 0);
+    if (header.is_resumed()) {
+        fields.add(tag::transfer, header.transfer_id);
+        fields.add(tag::start, header.start_bytes);
+    }
     constexpr std::size_t relative_bytes_max = 2 * (sizeof(disk_field) + text_bytes_max);
     for (std::size_t i = 0; i < header.relatives.size() && i < relatives_max; ++i) {
         if (fields.bytes.size() > begin_bytes_max - relative_bytes_max) {
@@ -175,6 +183,12 @@ result<stream_header> decode_header(std::span<const std::byte> bytes) {
     }
     const bool sane = !header.to.id.empty() && check_volume_size(header.to_size_bytes) &&
                       (!header.is_incremental() || check_volume_size(header.from_size_bytes));
+    const bool starts_inside = header.start_bytes <= header.to_size_bytes &&
+                               header.start_bytes % sector_size_bytes == 0 &&
+                               (header.is_resumed() || header.start_bytes == 0);
+    if (!starts_inside) {
+        return bad_header("starts where no stream can");
+    }
     if (!sane) {
         return bad_header("lacks the snapshot or its size");
     }

@@ -1,10 +1,10 @@
 // The bytes of a stream that carries a snapshot, or the difference of two; docs/stream.md.
 //
 // Invariants
-//   SF1  A stream is the preamble, a begin record, data and zero records with ascending offsets, an
-//        end record, and nothing behind it.
+//   SF1  A stream is the preamble, a begin record, data and zero records with ascending offsets and
+//        marks between them, an end record, and nothing behind it.
 //   SF2  Each record carries its place in the stream and a CRC-32C of itself; the end record a
-//        SHA-256 of everything before it.
+//        SHA-256 of everything before it, and so does each mark.
 // Threads   Plain data.
 #pragma once
 
@@ -37,7 +37,9 @@ struct disk_preamble {
 };
 static_assert(sizeof(disk_preamble) == 16);
 
-enum class record_kind : std::uint16_t { begin = 1, data = 2, zero = 3, end = 4 };
+// mark: all of the volume up to its offset has been told of; a stream that broke off behind it can
+// go on there. Its payload is the SHA-256 of all bytes before it.
+enum class record_kind : std::uint16_t { begin = 1, data = 2, zero = 3, end = 4, mark = 5 };
 
 struct disk_record {
     le32 magic;
@@ -79,9 +81,13 @@ struct stream_header {
     std::int64_t created_unix_seconds = 0;
     // `to` was made for this stream and is gone by now, so that nothing can build on it.
     bool temporary = false;
+    // Not the first part of what is sent: who receives it has everything before, in this transfer.
+    std::uint64_t start_bytes = 0;
+    std::string transfer_id{};
     // Other snapshots of the volume at the sender, newest first: possible bases.
     std::vector<snapshot_name> relatives{};
 
+    [[nodiscard]] bool is_resumed() const noexcept { return !transfer_id.empty(); }
     [[nodiscard]] bool is_incremental() const noexcept { return !from.id.empty(); }
     bool operator==(const stream_header&) const = default;
 };

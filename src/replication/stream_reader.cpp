@@ -23,6 +23,7 @@ std::size_t payload_bytes_max(record_kind kind) {
         case record_kind::data: return data_bytes_max;
         case record_kind::zero: return 0;
         case record_kind::end: return sizeof(disk_end);
+        case record_kind::mark: return digest_bytes;
     }
     return 0;
 }
@@ -48,6 +49,7 @@ result<stream_reader> stream_reader::open(byte_source& source) {
         return damaged(0, "is not the first of a stream");
     }
     reader.header_ = UTHIN_TRY(decode_header(reader.payload_));
+    reader.position_bytes_ = reader.header_.start_bytes;
     return reader;
 }
 
@@ -62,7 +64,7 @@ result<disk_record> stream_reader::read_record() {
     disk_record record;
     UTHIN_TRY(read_exactly(std::as_writable_bytes(std::span(&record, 1))));
     const auto kind = static_cast<record_kind>(std::uint16_t{record.kind});
-    const bool known = kind >= record_kind::begin && kind <= record_kind::end;
+    const bool known = kind >= record_kind::begin && kind <= record_kind::mark;
     if (record.magic != record_magic || !known || record.payload_bytes > payload_bytes_max(kind)) {
         return damaged(sequence_, "is none");
     }
@@ -83,6 +85,9 @@ result<disk_record> stream_reader::read_record() {
                                 sequence_));
     }
     ++sequence_;
+    if (kind == record_kind::mark) {
+        before_record_ = UTHIN_TRY(digest_.so_far());
+    }
     if (kind != record_kind::end) {
         UTHIN_TRY(digest_.add(std::as_bytes(std::span(&record, 1))));
         UTHIN_TRY(digest_.add(payload_));
@@ -140,6 +145,15 @@ result<void> stream_reader::check_end() {
     return {};
 }
 
+result<void> stream_reader::check_mark(const disk_record& record) {
+    const bool matches = payload_.size() == before_record_.size() &&
+                         std::memcmp(payload_.data(), before_record_.data(), digest_bytes) == 0;
+    if (!matches || record.length_bytes != 0 || record.offset_bytes != position_bytes_) {
+        return damaged(record.sequence, "is a mark of another stream");
+    }
+    return {};
+}
+
 result<stream_record> stream_reader::next() {
     const disk_record record = UTHIN_TRY(read_record());
     stream_record found;
@@ -157,6 +171,7 @@ result<stream_record> stream_reader::next() {
             zero_bytes_ += found.length_bytes;
             return found;
         case record_kind::end: UTHIN_TRY(check_end()); return found;
+        case record_kind::mark: UTHIN_TRY(check_mark(record)); return found;
         case record_kind::begin: break;
     }
     return damaged(record.sequence, "begins another stream");

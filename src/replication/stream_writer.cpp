@@ -15,14 +15,15 @@ constexpr int compression_level = 3;  // zstd's own default
 }  // namespace
 
 result<stream_writer> stream_writer::begin(byte_sink& sink, const stream_header& header,
-                                           bool compress) {
-    stream_writer writer(sink, UTHIN_TRY(digest::begin()), compress);
+                                           bool compress, std::uint64_t mark_interval_bytes) {
+    stream_writer writer(sink, UTHIN_TRY(digest::begin()), compress, mark_interval_bytes);
     disk_preamble preamble;
     std::memcpy(preamble.magic, stream_magic.data(), stream_magic.size());
     preamble.version = stream_version;
     preamble.reserved = 0;
     UTHIN_TRY(writer.put(std::as_bytes(std::span(&preamble, 1))));
     UTHIN_TRY(writer.record(record_kind::begin, 0, 0, 0, encode_header(header)));
+    writer.position_bytes_ = header.start_bytes;
     return writer;
 }
 
@@ -57,8 +58,12 @@ result<void> stream_writer::ascend(std::uint64_t offset_bytes, std::uint64_t len
 
 result<void> stream_writer::data(std::uint64_t offset_bytes, std::span<const std::byte> bytes) {
     UTHIN_TRY(flush_zeros());
+    if (unmarked_bytes_ >= mark_interval_bytes_) {
+        UTHIN_TRY(mark());
+    }
     UTHIN_TRY(ascend(offset_bytes, bytes.size()));
     data_bytes_ += bytes.size();
+    unmarked_bytes_ += bytes.size();
     if (compress_) {
         compressed_.resize(ZSTD_compressBound(bytes.size()));
         const std::size_t size = ZSTD_compress(compressed_.data(), compressed_.size(), bytes.data(),
@@ -89,6 +94,13 @@ result<void> stream_writer::flush_zeros() {
     const std::uint64_t offset_bytes = std::exchange(zeros_begin_, zeros_end_);
     zero_bytes_ += length_bytes;
     return record(record_kind::zero, 0, offset_bytes, length_bytes, {});
+}
+
+// Nothing between the last record and here has changed: whatever follows lies behind.
+result<void> stream_writer::mark() {
+    unmarked_bytes_ = 0;
+    const digest_value sum = UTHIN_TRY(digest_.so_far());
+    return record(record_kind::mark, 0, position_bytes_, 0, sum);
 }
 
 result<void> stream_writer::end() {

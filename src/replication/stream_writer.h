@@ -9,47 +9,45 @@
 
 #include <optional>
 
+#include "replication/content_stream.h"
 #include "replication/digest.h"
-#include "replication/stream_format.h"
 
 namespace uthin::replication {
 
-class byte_sink {
+class stream_writer final : public content_writer {
 public:
-    byte_sink() = default;
-    byte_sink(const byte_sink&) = delete;
-    byte_sink& operator=(const byte_sink&) = delete;
-    virtual ~byte_sink() = default;
-    [[nodiscard]] virtual result<void> write(std::span<const std::byte> bytes) = 0;
-};
-
-class stream_writer {
-public:
-    // `sink` outlives it. Data is compressed where that makes it smaller.
+    // `sink` outlives it. Marks are set by itself. Data is compressed where that makes it smaller.
     [[nodiscard]] static result<stream_writer> begin(byte_sink& sink, const stream_header& header,
-                                                     bool compress);
-    // Up to data_bytes_max.
-    [[nodiscard]] result<void> data(std::uint64_t offset_bytes, std::span<const std::byte> bytes);
-    // The range reads as zeros.
-    [[nodiscard]] result<void> zeros(std::uint64_t offset_bytes, std::uint64_t length_bytes);
-    [[nodiscard]] result<void> end();
+                                                     bool compress,
+                                                     std::uint64_t mark_interval_bytes);
+    [[nodiscard]] result<void> data(std::uint64_t offset_bytes,
+                                    std::span<const std::byte> bytes) override;
+    [[nodiscard]] result<void> zeros(std::uint64_t offset_bytes,
+                                     std::uint64_t length_bytes) override;
+    [[nodiscard]] result<void> end() override;
 
 private:
-    stream_writer(byte_sink& sink, digest sum, bool compress)
-        : sink_(sink), digest_(std::move(sum)), compress_(compress) {}
+    stream_writer(byte_sink& sink, digest sum, bool compress, std::uint64_t mark_interval_bytes)
+        : sink_(sink),
+          digest_(std::move(sum)),
+          compress_(compress),
+          mark_interval_bytes_(mark_interval_bytes) {}
     [[nodiscard]] result<void> ascend(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     [[nodiscard]] result<void> put(std::span<const std::byte> bytes);
     [[nodiscard]] result<void> record(record_kind kind, std::uint16_t flags,
                                       std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                       std::span<const std::byte> payload);
     [[nodiscard]] result<void> flush_zeros();
+    [[nodiscard]] result<void> mark();
 
     byte_sink& sink_;
     digest digest_;
     bool compress_;
+    std::uint64_t mark_interval_bytes_;
     std::vector<std::byte> compressed_;
     std::uint64_t sequence_ = 0;
     std::uint64_t position_bytes_ = 0;
+    std::uint64_t unmarked_bytes_ = 0;
     std::uint64_t zeros_begin_ = 0;
     std::uint64_t zeros_end_ = 0;
     std::uint64_t data_bytes_ = 0;

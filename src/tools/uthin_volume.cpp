@@ -67,6 +67,7 @@ struct volume_arguments {
     std::uint64_t id = 0;
     std::string external_origin;
     bool flag = false;
+    bool force = false;
 };
 
 // A volume command that prints the volume afterwards.
@@ -200,8 +201,8 @@ void add_resize(CLI::App& volume, command_line& line) {
 int delete_volume(const command_line& line, const volume_arguments& given) {
     return with_volume(line, given.path, session_kind::work,
                        [&](pool_service& pool, const std::string& name) -> result<void> {
-                           const bool deleted = UTHIN_TRY(
-                               pool.delete_volume({.name = name, .if_exists = given.flag}));
+                           const bool deleted = UTHIN_TRY(pool.delete_volume(
+                               {.name = name, .if_exists = given.flag, .force = given.force}));
                            if (line.json) {
                                print_json({{"deleted", deleted}});
                            } else {
@@ -217,8 +218,39 @@ void add_delete(CLI::App& volume, command_line& line) {
     const auto given = std::make_shared<volume_arguments>();
     command->add_option("DIR/NAME", given->path, "the volume")->required();
     command->add_flag("--if-exists", given->flag, "no such volume is fine");
+    command->add_flag("--force", given->force, "also when it is held, as a base of replication");
     command->callback(
         [&line, given] { line.action = [&line, given] { return delete_volume(line, *given); }; });
+}
+
+void add_label(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("label", "texts that stay with a volume");
+    const auto path = std::make_shared<std::string>();
+    const auto words = std::make_shared<std::vector<std::string>>();
+    command->add_option("DIR/NAME", *path, "the volume")->required();
+    command->add_option("KEY=VALUE", *words, "KEY alone takes the label away")->required();
+    command->callback([&line, path, words] {
+        line.action = [&line, path, words] {
+            const auto parts = split_volume_path(*path);
+            return with_volume(line, *path, session_kind::change,
+                               [&](pool_service& pool, const std::string& name) -> result<void> {
+                                   label_request request;
+                                   request.name = name;
+                                   for (const std::string& word : *words) {
+                                       const std::size_t equals = word.find('=');
+                                       if (equals == std::string::npos) {
+                                           request.remove.push_back(word);
+                                       } else {
+                                           request.set[word.substr(0, equals)] =
+                                               word.substr(equals + 1);
+                                       }
+                                   }
+                                   print_volume(line, parts->directory, "labelled",
+                                                UTHIN_TRY(pool.label_volume(request)));
+                                   return {};
+                               });
+        };
+    });
 }
 
 void add_rollback(CLI::App& volume, command_line& line) {
@@ -293,6 +325,7 @@ void add_volume_commands(CLI::App& app, command_line& line) {
     add_resize(*volume, line);
     add_delete(*volume, line);
     add_rollback(*volume, line);
+    add_label(*volume, line);
     CLI::App* snapshot = app.add_subcommand("snapshot", "snapshots of volumes");
     snapshot->require_subcommand(1);
     CLI::App* create = snapshot->add_subcommand("create", "all at one instant");

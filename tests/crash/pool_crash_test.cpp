@@ -230,8 +230,8 @@ private:
         if (std::string text = running.driver.complaint_after(**opened, operation); !text.empty()) {
             return text;
         }
-        if (std::string text = metadata_complaint(after, (*opened)->list()->size());
-            !text.empty()) {
+        const std::size_t devices = (*opened)->list()->size() + (*opened)->list_transfers()->size();
+        if (std::string text = metadata_complaint(after, devices); !text.empty()) {
             return text;
         }
         if (options_.judge_every != 0 && totals_.states % options_.judge_every == 0) {
@@ -244,7 +244,7 @@ private:
         return live_on(after, std::move(*opened));
     }
 
-    // Clean, and nothing but the volumes is in it: what was being deleted is gone.
+    // Clean, and nothing but volumes and transfers is in it: what was being deleted is gone.
     static std::string metadata_complaint(machine& after, std::size_t volumes) {
         const auto view = thin_metadata::open_offline(*after.domain->find("metadata"), {});
         if (!view) {
@@ -276,7 +276,7 @@ private:
         if (std::string text = after.driver.live_complaint(); !text.empty()) {
             return "living on: " + text;
         }
-        const std::size_t volumes = after.driver.now().volumes.size();
+        const std::size_t volumes = after.driver.now().volumes.size() + after.driver.hidden_count();
         if (auto closed = after.driver.close(); !closed) {
             return "living on: " + closed.error().to_string();
         }
@@ -361,6 +361,24 @@ TEST(PoolCrash, LongRandomWorkloadsSurviveEveryCut) {
     }
     report("random pool workloads", sums, begin);
     EXPECT_EQ(sums.violations, 0U);
+}
+
+// A volume that is filled unseen appears whole, in place of what had its name, or not at all.
+TEST(PoolCrash, TransfersArePublishedWholeOrNotAtAll) {
+    using op = directory_operation;
+    const auto begin = std::chrono::steady_clock::now();
+    totals sums;
+    pool_crash lab(sums);
+    for (std::uint64_t i = 0; i < 24 * test::tier_scale(); ++i) {
+        lab.run({op::write, op::transfer, op::transfer, op::write_fua, op::transfer},
+                {.seed = test::seed() + 200'000 + i,
+                 .live_on_every = 20,
+                 .judge_every = 2000 * test::tier_scale(),
+                 .lying = {}});
+    }
+    judge(sums);
+    report("transfers", sums, begin);
+    EXPECT_EQ(sums.violations, 0U) << ::testing::PrintToString(sums.first_violations);
 }
 
 // ---- the harness can see

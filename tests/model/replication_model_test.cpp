@@ -29,8 +29,13 @@ public:
             ASSERT_NO_FATAL_FAILURE(change());
             ASSERT_NO_FATAL_FAILURE(source_.snapshot("v", name(generation)));
             const bool compress = random_.one_in(2);
-            const auto stream = source_.send(name(generation),
-                                             generation == 0 ? "" : name(generation - 1), compress);
+            const std::uint64_t mark_interval_bytes = resuming_ ? 4 * kib : 1024 * kib;
+            const auto stream =
+                source_.send(name(generation), generation == 0 ? "" : name(generation - 1),
+                             compress, mark_interval_bytes);
+            if (resuming_) {
+                ASSERT_NO_FATAL_FAILURE(receive_in_parts(stream, name(generation)));
+            }
             if (damage_ != 0) {
                 ASSERT_NO_FATAL_FAILURE(receive_damaged(stream));
             }
@@ -43,6 +48,10 @@ public:
         ASSERT_OK(target_.receive(stream, "w", "w-last"));
         ASSERT_TRUE(target_.content("w") == source_.content(name(generations - 1)));
     }
+    // Each stream is cut at every record boundary, into a volume of its own, and gone on with.
+    void resume_everywhere() { resuming_ = true; }
+    [[nodiscard]] std::uint64_t resumed() const { return resumed_; }
+    [[nodiscard]] std::uint64_t saved_bytes() const { return saved_bytes_; }
     void damage_with(std::uint64_t flips) { damage_ = flips; }
     void clean_up(int generations) {
         for (int generation = 0; generation < generations; ++generation) {
@@ -115,10 +124,59 @@ private:
         }
     }
 
+    void receive_in_parts(const std::vector<std::byte>& stream, const std::string& sent) {
+        const auto before = target_.look();
+        for (const std::size_t boundary : record_boundaries(stream)) {
+            if (boundary == stream.size()) {
+                continue;
+            }
+            std::vector<std::byte> part(stream.begin(),
+                                        stream.begin() + static_cast<std::ptrdiff_t>(boundary));
+            for (int cut = 0;; ++cut) {
+                if (random_.one_in(3)) {
+                    part.resize(part.size() -
+                                random_.below(std::min<std::size_t>(part.size(), 40)));
+                }
+                if (part.size() < record_boundaries(stream).at(1)) {
+                    break;  // not even the header: there is nothing to go on with
+                }
+                const std::string token = target_.receive_resumable(part, "part", "part-s");
+                if (token.empty()) {
+                    break;
+                }
+                ASSERT_TRUE(target_.look().volumes == before.volumes);
+                if (random_.one_in(3)) {
+                    target_.drop();
+                    target_.open();
+                }
+                part = source_.resume(token, 4 * kib);
+                saved_bytes_ += stream.size() > part.size() ? stream.size() - part.size() : 0;
+                ++resumed_;
+                if (cut == 0 && random_.one_in(2)) {
+                    const auto again = record_boundaries(part);
+                    part.resize(again[random_.below(again.size())]);
+                }
+            }
+            if (target_.pool().show("part")) {
+                ASSERT_TRUE(target_.content("part") == source_.content(sent));
+                ASSERT_TRUE(target_.content("part-s") == target_.content("part"));
+                target_.remove("part");
+                target_.remove("part-s");
+            }
+            for (const transfer_info& left : target_.pool().list_transfers().value()) {
+                ASSERT_OK(target_.pool().drop_transfer(left.id));
+            }
+            ASSERT_TRUE(target_.look() == before);
+        }
+    }
+
     random_generator& random_;
     replication_side& source_;
     replication_side& target_;
     std::uint64_t damage_ = 0;
+    bool resuming_ = false;
+    std::uint64_t resumed_ = 0;
+    std::uint64_t saved_bytes_ = 0;
 };
 
 constexpr std::uint64_t block_sizes[] = {64 * kib, 128 * kib, 192 * kib, 1024 * kib};
@@ -147,6 +205,28 @@ TEST_F(Replication, CopiesEqualTheirSnapshotsThroughRandomHistories) {
             one.clean_up(generations);
         }
     }
+}
+
+TEST_F(Replication, AStreamThatWasCutAnywhereGoesOnToTheSameResult) {
+    random_generator random(seed() + 2);
+    const int histories = tier() == 0 ? 6 : 100;
+    std::uint64_t resumed = 0;
+    std::uint64_t saved_bytes = 0;
+    for (int round = 0; round < histories; ++round) {
+        SCOPED_TRACE(testing::Message() << "history " << round);
+        replication_side source(random_block_size(random));
+        replication_side target(random_block_size(random));
+        history one(random, source, target);
+        one.resume_everywhere();
+        ASSERT_NO_FATAL_FAILURE(one.run(3));
+        resumed += one.resumed();
+        saved_bytes += one.saved_bytes();
+    }
+    std::printf("resumed %llu times, %llu bytes were not sent again\n",
+                static_cast<unsigned long long>(resumed),
+                static_cast<unsigned long long>(saved_bytes));
+    EXPECT_GT(resumed, 50U);
+    EXPECT_GT(saved_bytes, 100 * kib);
 }
 
 TEST_F(Replication, AStreamThatIsNotWholeChangesNothing) {

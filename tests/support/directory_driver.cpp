@@ -106,9 +106,10 @@ std::string cell_complaint(const volume_history& history, std::uint64_t cell,
 
 const char* to_string(directory_operation operation) {
     constexpr std::array<const char*, directory_operation_count> names = {
-        "write",  "write_block", "write_fua",         "write_zeroes", "discard",  "flush",
-        "create", "snapshot",    "snapshot_pair",     "remove",       "rollback", "rename",
-        "resize", "grow",        "metadata_snapshot", "commit",       "tick",     "let_go"};
+        "write",    "write_block", "write_fua", "write_zeroes",  "discard",
+        "flush",    "create",      "snapshot",  "snapshot_pair", "remove",
+        "rollback", "rename",      "resize",    "grow",          "metadata_snapshot",
+        "commit",   "tick",        "let_go",    "transfer"};
     return names[static_cast<std::size_t>(operation)];
 }
 
@@ -203,6 +204,7 @@ result<void> directory_driver::step(directory_operation operation) {
         case op::commit: return commit();
         case op::tick: time_.advance(std::chrono::seconds(2)); return write_somewhere(op::write);
         case op::let_go: open_.clear(); return {};
+        case op::transfer: return transfer();
     }
     return {};
 }
@@ -445,6 +447,101 @@ result<void> directory_driver::toggle_metadata_snapshot() {
     const auto held = UTHIN_TRY(pool_->metadata_snapshot(
         now_.held ? metadata_snapshot_action::release : metadata_snapshot_action::reserve));
     now_.held = held.has_value();
+    record(begin);
+    return {};
+}
+
+// ---- transfers
+// ------------------------------------------------------------------------------------------------
+
+result<void> directory_driver::transfer() {
+    const auto left = UTHIN_TRY(pool_->list_transfers());
+    if (!left.empty()) {
+        if (random_.one_in(2)) {
+            return pool_->drop_transfer(left.front().id);
+        }
+        // What an earlier run left there is not known: all of it is written.
+        volume_model model{zeros(), left.front().size_bytes, {}};
+        const auto open = UTHIN_TRY(pool_->open_transfer(left.front().id));
+        std::vector<std::byte> bytes(model.size_bytes);
+        const std::uint64_t order = ++order_;
+        stamp(bytes, 0, order);
+        UTHIN_TRY(open->write(0, bytes));
+        for (std::uint64_t cell = 0; cell < model.size_bytes / cell_bytes; ++cell) {
+            model.history->cells[cell] = {
+                {.order = order, .zero = false, .durable_at = 0, .found = nullptr}};
+        }
+        return publish_transfer(left.front().id, left.front().name, std::move(model));
+    }
+    const std::string name = random_.one_in(2) ? any_volume() : unused_name();
+    return name.empty() ? result<void>() : begin_transfer(name);
+}
+
+result<void> directory_driver::begin_transfer(const std::string& name) {
+    const std::string base = random_.one_in(4) ? std::string() : any_volume();
+    volume_model model{zeros(), (1 + random_.below(cells_max)) * cell_bytes, {}};
+    if (!base.empty()) {
+        const volume_model& from = now_.volumes.at(base);
+        model.history = copy_of_present(*from.history);
+        model.size_bytes = random_.one_in(2) ? from.size_bytes : model.size_bytes;
+        // Behind the end of the smaller one there is nothing.
+        for (std::uint64_t cell = std::min(model.size_bytes, from.size_bytes) / cell_bytes;
+             cell < cells_max; ++cell) {
+            model.history->cells[cell] = zeros()->cells[cell];
+        }
+    }
+    const transfer_info begun = UTHIN_TRY(pool_->begin_transfer(
+        {.name = name, .base = base, .size_bytes = model.size_bytes, .notes = {{"a", "b"}}}));
+    UTHIN_TRY(fill_transfer(begun.id, model));
+    switch (random_.below(6)) {
+        case 0: return {};  // left alone
+        case 1: return pool_->drop_transfer(begun.id);
+        default: return publish_transfer(begun.id, name, std::move(model));
+    }
+}
+
+result<void> directory_driver::fill_transfer(const std::string& id, volume_model& model) {
+    const auto open = UTHIN_TRY(pool_->open_transfer(id));
+    const std::uint64_t cells = model.size_bytes / cell_bytes;
+    for (std::uint64_t count = random_.below(4); count > 0; --count) {
+        const std::uint64_t cell = random_.below(cells);
+        const std::uint64_t order = ++order_;
+        std::vector<std::byte> bytes(cell_bytes);
+        stamp(bytes, cell, order);
+        UTHIN_TRY(open->write(cell * cell_bytes, bytes));
+        // Seen only when it is durable.
+        model.history->cells[cell] = {
+            {.order = order, .zero = false, .durable_at = 0, .found = nullptr}};
+        if (random_.one_in(3)) {
+            UTHIN_TRY(open->flush());
+            UTHIN_TRY(pool_->note_transfer(id, {{"count", std::to_string(count)}}));
+        }
+    }
+    return {};
+}
+
+result<void> directory_driver::publish_transfer(const std::string& id, const std::string& name,
+                                                volume_model model) {
+    open_.erase(name);
+    publish_request wanted;
+    wanted.name = name;
+    if (now_.volumes.contains(name)) {
+        const volume_info old = UTHIN_TRY(pool_->show(name));
+        wanted.replaces = {old.dev_id, old.creation_time, old.creation_transaction_id,
+                           old.size_bytes};
+    }
+    const bool room = now_.volumes.size() + 1 < volumes_max;
+    const std::string other = room && random_.one_in(2) ? unused_name() : std::string();
+    wanted.snapshot = other == name ? std::string() : other;
+    wanted.labels = {{"published", "yes"}};
+    const std::uint64_t begin = sequence_();
+    UTHIN_TRY(pool_->publish_transfer(id, wanted));
+    model.uuid = UTHIN_TRY(pool_->show(name)).uuid;
+    now_.volumes[name] = model;
+    if (!wanted.snapshot.empty()) {
+        now_.volumes[wanted.snapshot] = {copy_of_present(*model.history), model.size_bytes,
+                                         UTHIN_TRY(pool_->show(wanted.snapshot)).uuid};
+    }
     record(begin);
     return {};
 }

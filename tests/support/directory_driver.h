@@ -44,10 +44,11 @@ enum class directory_operation : std::uint8_t {
     grow,
     metadata_snapshot,
     commit,
-    tick,    // time passes: the periodic commit
-    let_go,  // closes the volumes that are open
+    tick,      // time passes: the periodic commit
+    let_go,    // closes the volumes that are open
+    transfer,  // a volume is filled unseen, and published, dropped or left as it is
 };
-inline constexpr std::size_t directory_operation_count = 18;
+inline constexpr std::size_t directory_operation_count = 19;
 [[nodiscard]] const char* to_string(directory_operation operation);
 
 inline constexpr std::uint64_t cell_bytes = 4096;
@@ -122,6 +123,8 @@ public:
 
     [[nodiscard]] manual_clock& time() { return time_; }
     [[nodiscard]] const directory_state& now() const { return now_; }
+    // Devices that are no volumes and are to stay.
+    [[nodiscard]] std::size_t hidden_count() { return pool_->list_transfers().value().size(); }
 
 private:
     [[nodiscard]] std::string complaint_against(const directory_state& state, pool_directory& pool,
@@ -138,6 +141,11 @@ private:
     [[nodiscard]] result<void> resize();
     [[nodiscard]] result<void> grow();
     [[nodiscard]] result<void> toggle_metadata_snapshot();
+    [[nodiscard]] result<void> transfer();
+    [[nodiscard]] result<void> begin_transfer(const std::string& name);
+    [[nodiscard]] result<void> fill_transfer(const std::string& id, volume_model& model);
+    [[nodiscard]] result<void> publish_transfer(const std::string& id, const std::string& name,
+                                                volume_model model);
     void note_write(const std::string& name, std::uint64_t cell, std::uint64_t count, bool zero,
                     std::uint64_t order);
     // The newest write of these cells is acknowledged as durable.

@@ -97,14 +97,41 @@ public:
         return {pool_->list().value(), pool_->report().value().data_used_blocks};
     }
     [[nodiscard]] std::vector<std::byte> send(const std::string& name, const std::string& from = "",
-                                              bool compress = false) {
+                                              bool compress = false,
+                                              std::uint64_t mark_interval_bytes = 1U << 20) {
         memory_sink sink;
         replication::send_request request;
         request.name = name;
         request.from = from;
         request.compress = compress;
+        request.mark_interval_bytes = mark_interval_bytes;
         EXPECT_OK(replication::send_snapshot(*service_, request, sink));
         return std::move(sink.bytes);
+    }
+    // The rest of a stream that broke off.
+    [[nodiscard]] std::vector<std::byte> resume(const std::string& token,
+                                                std::uint64_t mark_interval_bytes = 1U << 20) {
+        memory_sink sink;
+        replication::send_request request;
+        request.token = token;
+        request.mark_interval_bytes = mark_interval_bytes;
+        EXPECT_OK(replication::send_snapshot(*service_, request, sink));
+        return std::move(sink.bytes);
+    }
+    // Empty when it did not break off, or left no token.
+    [[nodiscard]] std::string receive_resumable(std::span<const std::byte> stream,
+                                                const std::string& name,
+                                                const std::string& snapshot = "") {
+        memory_source source(stream);
+        replication::receive_request request;
+        std::string token;
+        request.name = name;
+        request.snapshot = snapshot;
+        request.resumable = true;
+        request.broke_off = [&](const std::string& text) { token = text; };
+        auto done = replication::receive_stream(*service_, request, source);
+        EXPECT_TRUE(done.has_value() || !token.empty()) << done.error().to_string();
+        return token;
     }
     result<replication::receive_reply> receive(std::span<const std::byte> stream,
                                                const std::string& name,
@@ -113,7 +140,7 @@ public:
         replication::receive_request request;
         request.name = name;
         request.snapshot = snapshot;
-        return replication::receive_stream(*pool_, request, source);
+        return replication::receive_stream(*service_, request, source);
     }
 
 private:

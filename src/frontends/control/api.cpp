@@ -158,6 +158,9 @@ result<std::string> control_api::route(const http_request& request) {
     if (path.starts_with("/v1/volumes/")) {
         return route_volume(request, path.substr(12));
     }
+    if (path == "/v1/transfers" || path.starts_with("/v1/transfers/")) {
+        return route_transfers(request, path.substr(std::min<std::size_t>(path.size(), 14)));
+    }
     if (path == "/v1/snapshots") {
         if (request.method != "POST") {
             return wrong_method();
@@ -262,13 +265,47 @@ result<std::string> control_api::route_volume(const http_request& request,
         return to_text(encode(UTHIN_TRY(service_.show_volume(name))));
     }
     if (request.method == "DELETE") {
-        UTHIN_TRY(check_query(request, {"if_exists"}));
+        UTHIN_TRY(check_query(request, {"if_exists", "force"}));
         delete_volume_request deletion;
         deletion.name = name;
+        deletion.force = UTHIN_TRY(query_flag(request, "force"));
         deletion.if_exists = UTHIN_TRY(query_flag(request, "if_exists"));
         return to_text({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}});
     }
     return wrong_method();
+}
+
+// `rest`: nothing, ID or ID/VERB.
+result<std::string> control_api::route_transfers(const http_request& request,
+                                                 const std::string& rest) {
+    UTHIN_TRY(check_query(request, {}));
+    const std::size_t slash = rest.find('/');
+    const std::string id = rest.substr(0, slash);
+    const std::string verb = slash == std::string::npos ? "" : rest.substr(slash + 1);
+    if (rest.empty() && request.method == "GET") {
+        return to_text(encode(UTHIN_TRY(service_.list_transfers())));
+    }
+    if (!id.empty() && verb.empty() && request.method == "DELETE") {
+        UTHIN_TRY(service_.drop_transfer(id));
+        return std::string("{}");
+    }
+    if (verb.empty() ? !rest.empty() : verb != "notes" && verb != "publish") {
+        return verb.empty() ? wrong_method() : wrong_address();
+    }
+    if (request.method != "POST") {
+        return wrong_method();
+    }
+    const json body = UTHIN_TRY(parse_object(request.body));
+    if (rest.empty()) {
+        return to_text(
+            encode(UTHIN_TRY(service_.begin_transfer(UTHIN_TRY(decode_begin_transfer(body))))));
+    }
+    if (verb == "notes") {
+        UTHIN_TRY(service_.note_transfer(id, UTHIN_TRY(decode_settings(body))));
+    } else {
+        UTHIN_TRY(service_.publish_transfer(id, UTHIN_TRY(decode_publish(body))));
+    }
+    return std::string("{}");
 }
 
 result<std::string> control_api::diff(const http_request& request, const std::string& name) {
@@ -303,7 +340,7 @@ result<std::string> control_api::origin_job(const http_request& request, const s
 
 result<std::string> control_api::change_volume(const http_request& request, const std::string& name,
                                                const std::string& verb) {
-    static const std::set<std::string> verbs = {"rename", "resize", "rollback", "merge", "flatten"};
+    static const std::set<std::string> verbs = {"rename", "resize", "rollback", "labels", "merge", "flatten"};
     if (!verbs.contains(verb)) {
         return wrong_address();
     }
@@ -325,6 +362,11 @@ result<std::string> control_api::change_volume(const http_request& request, cons
         job.name = name;
         job.kind = verb == "merge" ? origin_job_kind::merge : origin_job_kind::flatten;
         return to_text(encode(UTHIN_TRY(service_.start_origin_job(job))));
+    }
+    if (verb == "labels") {
+        label_request labels = UTHIN_TRY(decode_label(body));
+        labels.name = name;
+        return to_text(encode(UTHIN_TRY(service_.label_volume(labels))));
     }
     rollback_request rollback = UTHIN_TRY(decode_rollback(body));
     rollback.name = name;

@@ -52,6 +52,8 @@ private:
     [[nodiscard]] result<std::string> change_volume(const http_request& request,
                                                     const std::string& name,
                                                     const std::string& verb);
+    [[nodiscard]] result<std::string> route_transfers(const http_request& request,
+                                                      const std::string& rest);
     [[nodiscard]] result<std::string> diff(const http_request& request, const std::string& name);
     [[nodiscard]] result<pool_report> report(const http_request& request);
     [[nodiscard]] result<std::string> metrics();

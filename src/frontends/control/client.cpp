@@ -6,6 +6,7 @@
 #include "frontends/control/codec.h"
 #include "frontends/control/http_client.h"
 #include "frontends/serve.h"
+#include "frontends/served_pool.h"
 #include "frontends/unix_socket.h"
 
 namespace uthin::frontends {
@@ -63,7 +64,8 @@ public:
     }
     result<bool> delete_volume(const delete_volume_request& request) override {
         const std::string address =
-            UTHIN_TRY(address_of(request.name)) + (request.if_exists ? "?if_exists=true" : "");
+            UTHIN_TRY(address_of(request.name)) +
+            fmt::format("?if_exists={}&force={}", request.if_exists, request.force);
         return decode_reply_flag(UTHIN_TRY(call("DELETE", address)), "deleted");
     }
     result<volume_info> rollback_volume(const rollback_request& request) override {
@@ -88,6 +90,33 @@ public:
             UTHIN_TRY(call("DELETE", UTHIN_TRY(address_of(name)) + "/origin-job" +
                                          (forget ? "" : "?pause=true"))));
     }
+    result<volume_info> label_volume(const label_request& request) override {
+        return decode_volume(UTHIN_TRY(
+            call("POST", UTHIN_TRY(address_of(request.name)) + "/labels", encode(request))));
+    }
+    result<transfer_info> begin_transfer(const begin_transfer_request& request) override {
+        return decode_transfer(UTHIN_TRY(call("POST", "/v1/transfers", encode(request))));
+    }
+    result<std::vector<transfer_info>> list_transfers() override {
+        return decode_transfers(UTHIN_TRY(call("GET", "/v1/transfers")));
+    }
+    result<std::unique_ptr<volume_data>> open_transfer(std::string_view id) override {
+        return open_nbd_data(UTHIN_TRY(nbd_socket()), transfer_export_prefix + std::string(id),
+                             false);
+    }
+    result<void> note_transfer(std::string_view id,
+                               const std::map<std::string, std::string>& notes) override {
+        UTHIN_TRY(call("POST", UTHIN_TRY(address_of_transfer(id)) + "/notes", notes));
+        return {};
+    }
+    result<void> publish_transfer(std::string_view id, const publish_request& request) override {
+        UTHIN_TRY(call("POST", UTHIN_TRY(address_of_transfer(id)) + "/publish", encode(request)));
+        return {};
+    }
+    result<void> drop_transfer(std::string_view id) override {
+        UTHIN_TRY(call("DELETE", UTHIN_TRY(address_of_transfer(id))));
+        return {};
+    }
     result<diff_reply> diff(const diff_request& request) override {
         return decode_diff_reply(UTHIN_TRY(
             call("GET", UTHIN_TRY(address_of(request.to)) +
@@ -99,20 +128,29 @@ public:
     }
     result<std::unique_ptr<volume_data>> open_data(std::string_view name, bool read_only) override {
         UTHIN_TRY(show_volume(name));
-        const std::string nbd_socket =
-            UTHIN_TRY(decode_reply_text(UTHIN_TRY(call("GET", "/v1/server")), "nbd_socket"));
-        if (nbd_socket.empty()) {
-            return fail(error_code::busy,
-                        fmt::format("{}: another uthin command works on the pool: try again when "
-                                    "it is done",
-                                    socket_path_));
-        }
-        return open_nbd_data(nbd_socket, std::string(name), read_only);
+        return open_nbd_data(UTHIN_TRY(nbd_socket()), std::string(name), read_only);
     }
     // The process that has the pool keeps it.
     result<void> close() override { return {}; }
 
 private:
+    [[nodiscard]] result<std::string> nbd_socket() const {
+        std::string path =
+            UTHIN_TRY(decode_reply_text(UTHIN_TRY(call("GET", "/v1/server")), "nbd_socket"));
+        if (path.empty()) {
+            return fail(error_code::busy,
+                        fmt::format("{}: another uthin command works on the pool: try again when "
+                                    "it is done",
+                                    socket_path_));
+        }
+        return path;
+    }
+    [[nodiscard]] static result<std::string> address_of_transfer(std::string_view id) {
+        if (id.empty()) {
+            return fail(error_code::invalid_argument, "the id of a transfer must not be empty");
+        }
+        return "/v1/transfers/" + url_encoded(std::string(id));
+    }
     // An empty name would address the list.
     [[nodiscard]] static result<std::string> address_of(std::string_view name) {
         if (name.empty()) {

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 
 #include "base/result.h"
+#include "frontends/control/codec_fields.h"
 
 namespace uthin::frontends {
 namespace {
@@ -42,114 +42,6 @@ constexpr std::array<code_entry, 19> codes = {{
 constexpr std::array<std::string_view, 2> origin_job_names = {"merge", "flatten"};
 // In the order of change_kind.
 constexpr std::array<std::string_view, 3> change_names = {"changed", "added", "removed"};
-
-bool fits(const json& value, const std::string&) {
-    return value.is_string();
-}
-bool fits(const json& value, bool) {
-    return value.is_boolean();
-}
-bool fits(const json& value, std::uint64_t) {
-    return value.is_number_unsigned();
-}
-bool fits(const json& value, std::int64_t) {
-    return value.is_number_integer() &&
-           (!value.is_number_unsigned() || value.get<std::uint64_t>() <= INT64_MAX);
-}
-bool fits(const json& value, const std::vector<std::string>&) {
-    if (!value.is_array()) {
-        return false;
-    }
-    for (const json& item : value) {
-        if (!item.is_string()) {
-            return false;
-        }
-    }
-    return true;
-}
-bool fits(const json& value, const std::map<std::string, std::string>&) {
-    if (!value.is_object()) {
-        return false;
-    }
-    for (const json& item : value) {
-        if (!item.is_string()) {
-            return false;
-        }
-    }
-    return true;
-}
-
-// Takes the fields of one object and remembers the first thing that was wrong.
-class field_reader {
-public:
-    explicit field_reader(const json& object) : object_(object) {
-        if (!object.is_object()) {
-            failure_ = "a JSON object is expected";
-        }
-    }
-
-    template <class Value>
-    void required(const char* name, Value& to) {
-        if (const json* value = find(name)) {
-            take(*value, name, to);
-        } else if (failure_.empty()) {
-            failure_ = fmt::format("the field '{}' is missing", name);
-        }
-    }
-    // null is as good as absent.
-    template <class Value>
-    void optional(const char* name, Value& to) {
-        if (const json* value = find(name); value != nullptr && !value->is_null()) {
-            take(*value, name, to);
-        }
-    }
-    template <class Value>
-    void optional(const char* name, std::optional<Value>& to) {
-        if (const json* value = find(name); value != nullptr && !value->is_null()) {
-            take(*value, name, to.emplace());
-        }
-    }
-    [[nodiscard]] const json* find(const char* name) {
-        known_.insert(name);
-        if (!failure_.empty()) {
-            return nullptr;
-        }
-        const auto found = object_.find(name);
-        return found == object_.end() ? nullptr : &*found;
-    }
-    // For requests: whatever was not asked for is a mistake of the caller.
-    void refuse_unknown() {
-        if (!failure_.empty()) {
-            return;
-        }
-        for (const auto& item : object_.items()) {
-            if (!known_.contains(item.key())) {
-                failure_ = fmt::format("unknown field '{}'", item.key());
-                return;
-            }
-        }
-    }
-    [[nodiscard]] result<void> outcome() const {
-        if (!failure_.empty()) {
-            return fail(error_code::invalid_argument, failure_);
-        }
-        return {};
-    }
-
-private:
-    template <class Value>
-    void take(const json& value, const char* name, Value& to) {
-        if (fits(value, to)) {
-            to = value.get<Value>();
-        } else if (failure_.empty()) {
-            failure_ = fmt::format("the field '{}' has the wrong type", name);
-        }
-    }
-
-    const json& object_;
-    std::set<std::string> known_;
-    std::string failure_;
-};
 
 json encode(const table_line& line) {
     return {{"name", line.name},
@@ -431,7 +323,7 @@ result<create_volume_request> decode_create_volume(const json& value) {
 json encode(const create_snapshots_request& request) {
     json list = json::array();
     for (const snapshot_pair& pair : request.snapshots) {
-        list.push_back({{"source", pair.source}, {"name", pair.name}});
+        list.push_back({{"source", pair.source}, {"name", pair.name}, {"labels", pair.labels}});
     }
     return {{"snapshots", std::move(list)}, {"if_not_exists", request.if_not_exists}};
 }
@@ -451,6 +343,7 @@ result<create_snapshots_request> decode_create_snapshots(const json& value) {
         field_reader pair_fields(item);
         pair_fields.required("source", pair.source);
         pair_fields.required("name", pair.name);
+        pair_fields.optional("labels", pair.labels);
         pair_fields.refuse_unknown();
         UTHIN_TRY(pair_fields.outcome());
         request.snapshots.push_back(std::move(pair));

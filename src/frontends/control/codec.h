@@ -40,6 +40,11 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const rollback_request& request);  // without the name: it is in the path
 [[nodiscard]] json encode(const origin_job_request& request);  // without name and kind, likewise
 [[nodiscard]] json encode(const origin_job_info& info);
+[[nodiscard]] json encode(const label_request& request);     // without the name
+[[nodiscard]] json encode(const transfer_info& transfer);
+[[nodiscard]] json encode(const std::vector<transfer_info>& transfers);  // {"transfers":[...]}
+[[nodiscard]] json encode(const begin_transfer_request& request);
+[[nodiscard]] json encode(const publish_request& request);
 [[nodiscard]] json encode_block(const std::optional<std::uint64_t>& block);  // {"block":N|null}
 [[nodiscard]] json encode(const error& failure);  // {"error":{"code","errno","message"}}
 
@@ -56,6 +61,11 @@ using json = nlohmann::json;
 [[nodiscard]] result<rollback_request> decode_rollback(const json& value);
 [[nodiscard]] result<origin_job_request> decode_origin_job(const json& value);
 [[nodiscard]] result<origin_job_info> decode_origin_job_info(const json& value);
+[[nodiscard]] result<label_request> decode_label(const json& value);
+[[nodiscard]] result<transfer_info> decode_transfer(const json& value);
+[[nodiscard]] result<std::vector<transfer_info>> decode_transfers(const json& value);
+[[nodiscard]] result<begin_transfer_request> decode_begin_transfer(const json& value);
+[[nodiscard]] result<publish_request> decode_publish(const json& value);
 [[nodiscard]] result<std::map<std::string, std::string>> decode_settings(const json& value);
 // A single text, number or flag: {"FIELD": ...}.
 [[nodiscard]] result<std::string> decode_text(const json& value, const std::string& field);

@@ -115,6 +115,9 @@ result<void> connection::zero(std::uint64_t offset_bytes, std::uint64_t length_b
 result<std::vector<volume_extent>> connection::extents(std::uint64_t offset_bytes,
                                                        std::uint64_t length_bytes,
                                                        std::size_t extents_max) {
+    if (opened_.extents) {
+        return opened_.extents(offset_bytes, length_bytes, extents_max);
+    }
     return opened_.content->block_status(offset_bytes, length_bytes, extents_max);
 }
 

@@ -57,6 +57,25 @@ TEST(Codec, DiffsSurviveTheWire) {
     EXPECT_FALSE(decode_diff_reply(value));
 }
 
+TEST(Codec, TransfersAndLabelsSurviveTheWire) {
+    const transfer_info transfer{"id", "name", 1, 2, {{"k", "v"}}, 3, true};
+    EXPECT_EQ(decode_transfer(sent(encode(transfer))).value(), transfer);
+    const std::vector<transfer_info> list = {transfer, {}};
+    EXPECT_EQ(decode_transfers(sent(encode(list))).value(), list);
+    publish_request publish{"n",         seen_volume{1, 2, ~0ULL, 4}, "s", "from", {{"a", ""}},
+                            {{"b", "c"}}};
+    EXPECT_EQ(decode_publish(sent(encode(publish))).value(), publish);
+    publish.replaces.reset();
+    EXPECT_EQ(decode_publish(sent(encode(publish))).value(), publish);
+    const begin_transfer_request begin{"n", "base", 512, {{"k", "v"}}};
+    EXPECT_EQ(encode(*decode_begin_transfer(sent(encode(begin)))), encode(begin));
+    const label_request labels{"", {{"k", "v"}}, {"gone"}};
+    EXPECT_EQ(encode(*decode_label(sent(encode(labels)))), encode(labels));
+    json unknown = encode(labels);
+    unknown["x"] = 1;
+    EXPECT_FALSE(decode_label(unknown));
+}
+
 TEST(Codec, ReportsSurviveTheWire) {
     pool_report report;
     report.uuid = "u";
@@ -139,7 +158,7 @@ TEST(Codec, RequestsSurviveTheWire) {
                                  .external_origin = "u",
                                  .if_not_exists = true};
     EXPECT_EQ(encode(*decode_create_volume(sent(encode(create)))), encode(create));
-    create_snapshots_request snapshots{.snapshots = {{"a", "b"}, {"b", "c"}},
+    create_snapshots_request snapshots{.snapshots = {{"a", "b", {}}, {"b", "c", {{"k", "v"}}}},
                                        .if_not_exists = true};
     EXPECT_EQ(encode(*decode_create_snapshots(sent(encode(snapshots)))), encode(snapshots));
     grow_request grow{.data_size_bytes = 5, .metadata_size_bytes = std::nullopt};

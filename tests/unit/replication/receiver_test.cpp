@@ -61,7 +61,7 @@ protected:
                 action();
             }
         };
-        return receive_stream(side.pool(), request, source);
+        return receive_stream(side.service(), request, source);
     }
     static std::vector<std::string> names(test::replication_side& side) {
         std::vector<std::string> found;
@@ -274,7 +274,7 @@ TEST_F(Receiver, RefusesAReservedNameBeforeTheStreamArrives) {
     receive_request request;
     request.name = "thin-7";
     request.begun = [](std::uint64_t) { FAIL() << "the work began"; };
-    EXPECT_THAT(receive_stream(target_.pool(), request, source),
+    EXPECT_THAT(receive_stream(target_.service(), request, source),
                 HasCode(error_code::invalid_argument));
 }
 

@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "pool/labels.h"
 #include "support/replication_rig.h"
 
 namespace uthin::replication {
@@ -60,9 +61,21 @@ TEST_F(Sender, MakesASnapshotOfAVolumeAndTakesItAway) {
     ASSERT_OK_AND_ASSIGN(const send_reply sent, send("v"));
     EXPECT_TRUE(sent.header.temporary);
     EXPECT_EQ(side_.pool().list().value().size(), 1U);
+}
+
+TEST_F(Sender, KeepsTheSnapshotOfAStreamThatBrokeOffForAWhile) {
+    side_.create("v", 8 * block_bytes);
+    write("v", 'a', 1);
     sink_.fail_above_bytes = 1000;
     EXPECT_THAT(send("v"), HasCode(error_code::io_error));
-    EXPECT_EQ(side_.pool().list().value().size(), 1U);
+    const auto volumes = side_.pool().list().value();
+    ASSERT_EQ(volumes.size(), 2U);
+    EXPECT_TRUE(volumes[0].name.starts_with("sending-"));
+    const std::int64_t now = system_clock().unix_seconds();
+    EXPECT_FALSE(lease_is_over(volumes[0].labels, now + temporary_keep_seconds - 60));
+    EXPECT_TRUE(lease_is_over(volumes[0].labels, now + temporary_keep_seconds + 60));
+    // Whoever resumes it need not be this process.
+    EXPECT_FALSE(volumes[0].labels.contains(std::string(lease_owner_label)));
 }
 
 TEST_F(Sender, RefusesABaseThatIsNoSnapshotOrNotThere) {

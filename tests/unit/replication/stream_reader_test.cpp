@@ -38,7 +38,7 @@ std::vector<std::byte> noise(std::size_t size_bytes) {
 // begin, data, zeros (told in two calls), data that compresses, end.
 std::vector<std::byte> sample(bool compress) {
     memory_sink sink;
-    auto writer = stream_writer::begin(sink, some_header(), compress);
+    auto writer = stream_writer::begin(sink, some_header(), compress, 1U << 20);
     EXPECT_OK(writer);
     EXPECT_OK(writer->data(512, noise(4096)));
     EXPECT_OK(writer->zeros(65536, 65536));

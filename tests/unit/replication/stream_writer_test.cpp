@@ -1,6 +1,7 @@
 // What a stream costs and what cannot be written into one; reading it is in stream_reader_test.
 #include "replication/stream_writer.h"
 
+#include "replication/stream_reader.h"
 #include "support/matchers.h"
 #include "support/stream_buffers.h"
 
@@ -19,7 +20,7 @@ stream_header some_header() {
 
 TEST(StreamWriter, WritesARangeOfZerosAsOneRecordHoweverItWasTold) {
     memory_sink sink;
-    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false));
+    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false, 1U << 20));
     for (std::uint64_t at = 0; at < 100; ++at) {
         ASSERT_OK(writer.zeros(at * 512, 512));
     }
@@ -27,9 +28,28 @@ TEST(StreamWriter, WritesARangeOfZerosAsOneRecordHoweverItWasTold) {
     EXPECT_EQ(test::record_boundaries(sink.bytes).size(), 4U);  // begin, zeros, end, its end
 }
 
+TEST(StreamWriter, SetsAMarkBeforeTheNextRecordWhenEnoughWasWritten) {
+    memory_sink sink;
+    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false, 2048));
+    for (std::uint64_t at = 0; at < 5; ++at) {
+        ASSERT_OK(writer.data(at * 2048, std::vector<std::byte>(1024, std::byte{'x'})));
+    }
+    ASSERT_OK(writer.end());
+    test::memory_source source(sink.bytes);
+    ASSERT_OK_AND_ASSIGN(auto reader, stream_reader::open(source));
+    std::vector<std::uint64_t> marks;
+    for (stream_record record; record.kind != record_kind::end || marks.empty();) {
+        ASSERT_OK_AND_ASSIGN(record, reader.next());
+        if (record.kind == record_kind::mark) {
+            marks.push_back(record.offset_bytes);
+        }
+    }
+    EXPECT_EQ(marks, (std::vector<std::uint64_t>{3072, 7168}));
+}
+
 TEST(StreamWriter, RefusesRangesThatDoNotAscend) {
     memory_sink sink;
-    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false));
+    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false, 1U << 20));
     ASSERT_OK(writer.zeros(1024, 512));
     EXPECT_THAT(writer.zeros(1024, 512), HasCode(error_code::invalid_argument));
     EXPECT_THAT(writer.data(0, std::vector<std::byte>(512)), HasCode(error_code::invalid_argument));
@@ -45,7 +65,8 @@ TEST(StreamWriter, DoesNotCompressWhatGetsLargerByIt) {
     std::array<std::size_t, 2> sizes{};
     for (const bool compress : {false, true}) {
         memory_sink sink;
-        ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), compress));
+        ASSERT_OK_AND_ASSIGN(auto writer,
+                             stream_writer::begin(sink, some_header(), compress, 1U << 20));
         ASSERT_OK(writer.data(0, bytes));
         sizes[compress ? 1 : 0] = sink.bytes.size();
     }
@@ -55,7 +76,7 @@ TEST(StreamWriter, DoesNotCompressWhatGetsLargerByIt) {
 TEST(StreamWriter, GivesTheFailureOfItsSink) {
     memory_sink sink;
     sink.fail_above_bytes = 200;
-    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false));
+    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false, 1U << 20));
     EXPECT_THAT(writer.data(0, std::vector<std::byte>(512)), HasCode(error_code::io_error));
 }
 
