@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
     add_transfer_commands(app, line);
     add_origin_commands(app, line);
     add_migrate_command(app, line);
+    add_backup_commands(app, line);
     add_serve_command(app, line);
     let_options_follow(app);
     try {
