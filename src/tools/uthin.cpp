@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
     add_origin_commands(app, line);
     add_migrate_command(app, line);
     add_backup_commands(app, line);
+    add_replicate_commands(app, line);
     add_serve_command(app, line);
     let_options_follow(app);
     try {

@@ -63,5 +63,6 @@ void add_transfer_commands(CLI::App& app, command_line& line);
 void add_origin_commands(CLI::App& app, command_line& line);
 void add_migrate_command(CLI::App& app, command_line& line);
 void add_backup_commands(CLI::App& app, command_line& line);
+void add_replicate_commands(CLI::App& app, command_line& line);
 
 }  // namespace uthin::tools
