@@ -63,7 +63,7 @@ private:
     // False when the source makes no use of it.
     bool announce(std::vector<std::uint32_t> leaves);
     [[nodiscard]] result<void> send_shared_pieces();
-    void prefetch_run(metadata_block leaf);
+    void prefetch_shared(metadata_block head, metadata_block leaf);
     [[nodiscard]] result<void> send_mappings(metadata_block root);
     [[nodiscard]] result<void> send_mappings_or_references(metadata_block root);
     // Returns the keys, last < first when the leaf is empty.
@@ -77,10 +77,12 @@ private:
     mapping_sink& sink_;
     const dump_options& options_;
     std::vector<device_id> wanted_;
+    // All that are sent, when shared leaves are looked for.
+    std::vector<dump_device> devices_;
     run_joiner joiner_;
     std::optional<leaf_runs> runs_;
     bool is_planned_ = false;
-    // Last leaf of the shared run that was announced to the source.
+    // Last shared leaf that was announced to the source.
     metadata_block prefetched_until_;
 };
 
@@ -107,8 +109,12 @@ result<void> dumper::run(const pool_header& header) {
         UTHIN_TRY(plan_leaves());
         UTHIN_TRY(send_shared_pieces());
     }
-    UTHIN_TRY(for_each_device(
-        [this](const thin_device_info& device, metadata_block root) -> result<void> {
+    std::size_t at = 0;
+    UTHIN_TRY(
+        for_each_device([&](const thin_device_info& device, metadata_block root) -> result<void> {
+            if (runs_) {
+                prefetch_trees(source_, devices_, at++);
+            }
             UTHIN_TRY(sink_.begin_device(device));
             if (!options_.skip_mappings) {
                 UTHIN_TRY_CTX(runs_ ? send_mappings_or_references(root) : send_mappings(root),
@@ -196,18 +202,18 @@ result<std::vector<dump_device>> dumper::list() {
 }
 
 result<void> dumper::find_shared_leaves() {
-    const std::vector<dump_device> devices = UTHIN_TRY(list());
+    devices_ = UTHIN_TRY(list());
     leaf_runs& runs = runs_.emplace(source_.block_count());
-    for (std::size_t at = 0; at < devices.size(); ++at) {
-        prefetch_roots(source_, devices, at);
+    for (std::size_t at = 0; at < devices_.size(); ++at) {
+        prefetch_trees(source_, devices_, at);
         runs.begin_device();
         UTHIN_TRY_CTX(
-            list_leaves(source_, devices[at].root, nullptr,
+            list_leaves(source_, devices_[at].root, nullptr,
                         [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
                             runs.add(leaf);
                             return {};
                         }),
-            fmt::format("device {}", devices[at].info.id.value()));
+            fmt::format("device {}", devices_[at].info.id.value()));
         runs.end_device();
     }
     return {};
@@ -221,6 +227,9 @@ bool dumper::announce(std::vector<std::uint32_t> leaves) {
 
 // In the order in which they are going to be sent.
 result<void> dumper::plan_leaves() {
+    if (!source_.plan({}, persistent_data::block_kind::btree_node)) {
+        return {};  // it would make no use of a longer one
+    }
     std::vector<std::uint32_t> leaves;
     for (auto head = runs_->find_shared_run(metadata_block(0)); head;
          head = runs_->find_shared_run(*head + 1)) {
@@ -228,26 +237,34 @@ result<void> dumper::plan_leaves() {
             leaves.push_back(static_cast<std::uint32_t>(leaf->value()));
         }
     }
-    UTHIN_TRY(for_each_device([&](const thin_device_info&, metadata_block root) -> result<void> {
-        return list_leaves(source_, root, nullptr,
-                           [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
-                               if (!runs_->is_shared(leaf)) {
-                                   leaves.push_back(static_cast<std::uint32_t>(leaf.value()));
-                               }
-                               return {};
-                           });
-    }));
+    for (std::size_t at = 0; at < devices_.size(); ++at) {
+        prefetch_trees(source_, devices_, at);
+        UTHIN_TRY(
+            list_leaves(source_, devices_[at].root, nullptr,
+                        [&](metadata_block leaf, std::uint64_t, std::uint64_t) -> result<void> {
+                            if (!runs_->is_shared(leaf)) {
+                                leaves.push_back(static_cast<std::uint32_t>(leaf.value()));
+                            }
+                            return {};
+                        }));
+    }
     is_planned_ = announce(std::move(leaves));
     return {};
 }
 
-// The leaves that come next in a run, so that they are read together.
-void dumper::prefetch_run(metadata_block leaf) {
+// The shared leaves that come next, so that they are read together: many runs are one leaf long.
+void dumper::prefetch_shared(metadata_block head, metadata_block leaf) {
     constexpr std::size_t ahead = 128;
     std::vector<metadata_block> wanted;
-    for (std::optional<metadata_block> next = leaf; next && wanted.size() < ahead;
-         next = runs_->next_in_run(*next)) {
+    std::optional<metadata_block> run = head;
+    std::optional<metadata_block> next = leaf;
+    while (run && wanted.size() < ahead) {
         wanted.push_back(*next);
+        next = runs_->next_in_run(*next);
+        if (!next) {
+            run = runs_->find_shared_run(*run + 1);
+            next = run;
+        }
     }
     source_.prefetch(wanted, persistent_data::block_kind::btree_node);
     prefetched_until_ = wanted.back();
@@ -255,14 +272,14 @@ void dumper::prefetch_run(metadata_block leaf) {
 
 // Whether the keys also lie in the bounds of each parent shows when the devices are sent.
 result<void> dumper::send_shared_pieces() {
-    for (auto head = runs_->find_shared_run(metadata_block(0)); head;
-         head = runs_->find_shared_run(*head + 1)) {
+    auto head = runs_->find_shared_run(metadata_block(0));
+    prefetched_until_ = head.value_or(metadata_block());
+    for (; head; head = runs_->find_shared_run(*head + 1)) {
         UTHIN_TRY(sink_.begin_shared(fmt::format("{}", head->value())));
         std::uint64_t key_min = 0;
-        prefetched_until_ = *head;
         for (std::optional<metadata_block> leaf = head; leaf; leaf = runs_->next_in_run(*leaf)) {
             if (!is_planned_ && *leaf == prefetched_until_) {
-                prefetch_run(*leaf);
+                prefetch_shared(*head, *leaf);
             }
             const auto [first_key, last_key] =
                 UTHIN_TRY_CTX(send_leaf(*leaf, key_min, UINT64_MAX), "shared mappings");
@@ -336,16 +353,16 @@ result<std::pair<std::uint64_t, std::uint64_t>> dumper::send_leaf(metadata_block
 
 }  // namespace
 
-void prefetch_roots(block_source& source, std::span<const dump_device> devices, std::size_t at) {
-    constexpr std::size_t batch = 256;
-    if (at % batch != 0) {
+void prefetch_trees(block_source& source, std::span<const dump_device> devices, std::size_t at) {
+    constexpr std::size_t batch = 64;
+    if (at % batch != 0 || at >= devices.size()) {
         return;
     }
     std::vector<metadata_block> roots;
     for (const dump_device& device : devices.subspan(at, std::min(batch, devices.size() - at))) {
         roots.push_back(device.root);
     }
-    source.prefetch(roots, persistent_data::block_kind::btree_node);
+    prefetch_inner_nodes(source, roots);
 }
 
 pool_header pool_header_of(const disk_superblock& superblock) {

@@ -46,8 +46,9 @@ struct dump_device {
 // All devices of a pool with their trees, ascending. corrupt when the two trees name different
 // ones.
 [[nodiscard]] result<std::vector<dump_device>> list_devices(metadata_view& view);
-// Before `devices[at]` is looked at, for each `at` in turn: reads roots in batches.
-void prefetch_roots(persistent_data::block_source& source, std::span<const dump_device> devices,
+// Before the leaves of `devices[at]` are listed, for each `at` in turn: reads what is above them in
+// batches.
+void prefetch_trees(persistent_data::block_source& source, std::span<const dump_device> devices,
                     std::size_t at);
 
 // The header that dump_metadata sends.

@@ -1,5 +1,7 @@
 #include "thin_metadata/leaf_runs.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "persistent_data/btree.h"
@@ -121,6 +123,70 @@ private:
 result<void> list_leaves(block_source& source, metadata_block root, const leaf_choice& prefetch,
                          const leaf_function& each) {
     return leaf_lister(source, prefetch, each).list(root);
+}
+
+void prefetch_inner_nodes(block_source& source, std::span<const metadata_block> roots) {
+    // More would not stay in a cache until they are used.
+    constexpr std::size_t nodes_max = 512;
+    using block_list = std::vector<metadata_block>;
+    const auto fetch = [&source](block_list blocks) {
+        std::ranges::sort(blocks);
+        const auto repeated = std::ranges::unique(blocks);
+        blocks.erase(repeated.begin(), repeated.end());
+        source.prefetch(blocks, block_kind::btree_node);
+    };
+    const auto add_children = [&source](metadata_block where, std::uint32_t count_max,
+                                        block_list& into) {
+        const auto page = source.read(where, block_kind::btree_node);
+        if (!page || node_view(page->bytes()).is_leaf()) {
+            return;
+        }
+        const node_view node(page->bytes());
+        for (std::uint32_t index = 0; index < std::min(node.nr_entries(), count_max); ++index) {
+            if (node.child(index).value() < source.block_count()) {
+                into.push_back(node.child(index));
+            }
+        }
+    };
+    // One level of each tree that has another one below.
+    std::vector<block_list> levels;
+    for (const metadata_block root : roots) {
+        levels.push_back({root});
+    }
+    std::size_t node_count = roots.size();
+    for (std::uint32_t depth = 1; depth < btree_depth_max && node_count <= nodes_max; ++depth) {
+        block_list level;
+        for (const block_list& of_tree : levels) {
+            level.insert(level.end(), of_tree.begin(), of_tree.end());
+        }
+        fetch(level);
+        block_list first_children;
+        for (const block_list& of_tree : levels) {
+            add_children(of_tree.front(), 1, first_children);
+        }
+        fetch(first_children);
+        std::vector<block_list> next;
+        for (const block_list& of_tree : levels) {
+            // The leftmost path says how deep the whole tree is.
+            block_list first_child;
+            block_list below;
+            add_children(of_tree.front(), 1, first_child);
+            if (!first_child.empty()) {
+                add_children(first_child.front(), 1, below);
+            }
+            if (!below.empty()) {
+                block_list& made = next.emplace_back();
+                for (const metadata_block node : of_tree) {
+                    add_children(node, UINT32_MAX, made);
+                }
+                node_count += made.size();
+            }
+        }
+        levels = std::move(next);
+        if (levels.empty()) {
+            return;
+        }
+    }
 }
 
 result<block_ref> read_mapping_leaf(block_source& source, metadata_block leaf, std::uint64_t first,

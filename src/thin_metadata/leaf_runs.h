@@ -11,7 +11,9 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "base/paged_array.h"
 #include "persistent_data/block_source.h"
@@ -29,6 +31,11 @@ using leaf_function =
 using leaf_choice = std::function<bool(metadata_block leaf)>;
 [[nodiscard]] result<void> list_leaves(persistent_data::block_source& source, metadata_block root,
                                        const leaf_choice& prefetch, const leaf_function& each);
+
+// Reads the nodes above the leaves of some trees, and each tree's first leaf, level by level in few
+// batches, for list_leaves() of one after the other. A hint; damage is passed over.
+void prefetch_inner_nodes(persistent_data::block_source& source,
+                          std::span<const metadata_block> roots);
 
 // Reads a leaf of a mapping tree and tests that its keys ascend within the bounds.
 [[nodiscard]] result<persistent_data::block_ref> read_mapping_leaf(

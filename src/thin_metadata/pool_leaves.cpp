@@ -24,7 +24,7 @@ result<void> check_bounds(const leaf_usage& leaf, metadata_block where, std::uin
 }  // namespace
 
 result<void> pool_leaves::of_device(std::size_t device, const device_leaf& each) {
-    prefetch_roots(source_, devices_, device);
+    prefetch_trees(source_, devices_, device);
     UTHIN_TRY_CTX(list_leaves(source_, devices_[device].root, nullptr,
                               [&](metadata_block where, std::uint64_t first,
                                   std::uint64_t last) -> result<void> {

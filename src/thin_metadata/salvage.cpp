@@ -260,9 +260,17 @@ std::uint64_t salvage::data_limit() const {
 
 void salvage::visit_all() {
     survey_ = std::make_unique<mapping_survey>(blocks_, data_limit());
-    for (const named_root& entry : top_.entries) {
-        (void)survey_->visit(entry.root);
-        survey_->add_reference(entry.root);
+    constexpr std::size_t batch = 256;
+    for (std::size_t at = 0; at < top_.entries.size(); ++at) {
+        if (at % batch == 0) {
+            std::vector<metadata_block> roots;
+            for (std::size_t next = at; next < std::min(at + batch, top_.entries.size()); ++next) {
+                roots.push_back(top_.entries[next].root);
+            }
+            blocks_.prefetch(roots, persistent_data::block_kind::btree_node);
+        }
+        (void)survey_->visit(top_.entries[at].root);
+        survey_->add_reference(top_.entries[at].root);
     }
 }
 
