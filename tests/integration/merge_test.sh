@@ -2,6 +2,7 @@
 # uthin merge and flatten: while a client writes and verifies, over a kill, paused, aborted, idle.
 . "$(dirname "$0")/functions.sh"
 requires nbdkit fio nbdcopy
+fio --enghelp 2> /dev/null | grep -qw nbd || skip "fio has no nbd engine"
 
 pool=$work/pool
 base=$work/base.img
@@ -13,8 +14,8 @@ write_new() { nbdcopy --flush "$work/new" "$(uri_of disk)"; }
 content() { "$uthin" read "$pool/disk" | sha256sum; }
 mapped() { "$uthin" volume show "$pool/disk" --json | sed -n 's/.*"mapped": *\([0-9]*\).*/\1/p' | head -n 1; }
 load() { # SECONDS: writes and reads back what it wrote
-    fio --name=load --ioengine=nbd --uri="$(uri_of disk)" --rw=randwrite --bs=4k --size=32m --iodepth=8 \
-        --time_based --runtime="$1" --verify=crc32c --verify_fatal=1 --minimal > "$work/fio.log" 2>&1
+    fio --name=load --verify_state_save=0 --ioengine=nbd --uri="$(uri_of disk)" --rw=randwrite --bs=4k --size=32m --iodepth=8 \
+        --time_based --runtime="$1" --verify=crc32c --verify_fatal=1 --verify_backlog=256 --minimal > "$work/fio.log" 2>&1
 }
 
 # A client writes and verifies meanwhile.
