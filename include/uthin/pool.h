@@ -49,7 +49,29 @@ enum class pool_mode : std::uint8_t {
 };
 [[nodiscard]] std::string_view to_string(pool_mode mode) noexcept;
 
-enum class pool_event : std::uint8_t { low_data_space, low_metadata_space, mode_changed };
+enum class pool_event : std::uint8_t {
+    low_data_space,      // once for each time that the free blocks fall to the low water mark
+    low_metadata_space,  // the same for the metadata, judged after commits
+    mode_changed,
+    no_space_timeout,  // writes that wait for space fail from now on
+};
+[[nodiscard]] std::string_view to_string(pool_event event) noexcept;
+
+struct pool_event_record {
+    std::uint64_t number = 0;  // ascends, also over a restart
+    std::int64_t unix_seconds = 0;
+    pool_event event = pool_event::mode_changed;
+    pool_mode mode = pool_mode::write;  // afterwards
+    std::string text{};                 // for people
+};
+
+struct pool_events {
+    std::vector<pool_event_record> events{};
+    std::uint64_t last = 0;  // to go on after, also when there are none
+    // Between the number asked for and the first of `events` there were more, or the pool was
+    // opened anew: its state is to be looked at.
+    bool some_lost = false;
+};
 
 struct pool_options {
     bool zero_new_blocks = true;
@@ -198,6 +220,9 @@ public:
     // commit shows in the mode only. `failed` in fail mode.
     [[nodiscard]] result<pool_status> status(bool commit_first = false);
     [[nodiscard]] pool_counters counters() const;
+    // What happened after the event `number` (0: since the pool was opened); waits at most `wait`
+    // for something to happen. The last 256 are kept.
+    [[nodiscard]] pool_events events(std::uint64_t number, std::chrono::nanoseconds wait) const;
     [[nodiscard]] pool_mode mode() const noexcept;
     // Why the mode is not `write`; empty when it is.
     [[nodiscard]] std::string mode_cause() const;
@@ -213,7 +238,9 @@ public:
     // Changes of options while the pool lives. discard `ignore` <-> others: invalid_argument.
     void set_low_water(std::uint64_t blocks);
     void set_zero_new_blocks(bool zero);
+    // False also begins the timeout anew, after it expired too.
     void set_error_if_no_space(bool error_out);
+    void set_no_space_timeout(std::chrono::nanoseconds timeout);
     [[nodiscard]] result<void> set_discard(discard_mode mode);
 
     // Discards all free space of the data device, in steps between which other requests go on. With
@@ -231,6 +258,14 @@ public:
     [[nodiscard]] result<void> set_transaction_id(std::uint64_t current, std::uint64_t next);
     // The last committed state, pinned; commit() first for the present one.
     [[nodiscard]] result<std::shared_ptr<thin_metadata::metadata_view>> create_view();
+
+    // After a full check that came out clean: the pool leaves read_only, unless it was opened so.
+    // Volumes that lost changes still say so until they are opened again.
+    [[nodiscard]] result<void> clear_needs_check();
+    // After a full check that found nothing but counts that are too high: puts them right, clears
+    // needs_check and leaves read_only. Revokes every read view; changes wait as long as it takes
+    // to read all metadata. corrupt, no_metadata_space: nothing was changed.
+    [[nodiscard]] result<void> repair_leaks();
 
     // Runs `change` on the executor, alone, outside a batch; the writer's calls are legal in it. It
     // must not call the pool, not commit (commit() afterwards makes it durable) and not allocate

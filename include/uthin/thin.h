@@ -25,6 +25,7 @@
 // Source    the kernel's thin target (v6.12), docs/concurrency.md.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,6 +48,10 @@ class origin_mover;
 struct volume_state;
 }  // namespace pool_engine
 
+// What the kernel's thin target completes a failed request with, for front ends that pass it on: a
+// client is told that the volume is full, that a request makes no sense, or that it failed.
+[[nodiscard]] int to_io_errno(const error& failure) noexcept;
+
 enum class extent_kind : std::uint8_t {
     data,  // mapped; reads what was written
     hole,  // not mapped; reads as zeros
@@ -60,11 +65,27 @@ struct volume_extent {
     bool operator==(const volume_extent&) const = default;
 };
 
+// How many of the writes that share it may wait for space at a time; one more fails with
+// no_data_space at once. For a client that would otherwise wait with all it has, and could not send
+// the discard that makes room. Any thread; outlives the writes.
+class hold_limit {
+public:
+    explicit hold_limit(std::uint32_t held_max) noexcept : held_max_(held_max) {}
+    // False: all places are taken.
+    [[nodiscard]] bool take() noexcept;
+    void leave() noexcept;
+
+private:
+    const std::uint32_t held_max_;
+    std::atomic<std::uint32_t> held_{0};
+};
+
 struct zero_options {
     // Whole blocks may be unmapped, and holes may stay holes. Otherwise zeros are written and the
     // whole range is provisioned.
     bool may_unmap = true;
     bool fua = false;
+    hold_limit* holds = nullptr;  // null: no limit
 };
 
 // A client request in flight: as long as it lives, a snapshot (write tickets) or a rollback, shrink
@@ -126,9 +147,9 @@ public:
 
     // Fills `buffer`. Never provisions.
     [[nodiscard]] result<void> read(std::uint64_t offset_bytes, std::span<std::byte> buffer);
-    // With `fua` the data and its mapping are durable on return.
+    // With `fua` the data and its mapping are durable on return. `holds`: null is no limit.
     [[nodiscard]] result<void> write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
-                                     bool fua = false);
+                                     bool fua = false, hold_limit* holds = nullptr);
     // The range reads as zeros afterwards.
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                             zero_options options = {});
@@ -153,8 +174,9 @@ public:
 
     // Growing: the new part reads as a block never written. Shrinking: waits for every request in
     // flight, then unmaps what lies beyond the end and zeroes the rest of the last block, and
-    // commits. The size itself is not stored in the metadata; the pool's catalogue keeps it. Also
-    // on a volume that is opened read-only.
+    // commits; if that fails the size is the old one, and a part beyond the new end may be gone.
+    // The size itself is not stored in the metadata; the pool's catalogue keeps it. Also on a
+    // volume that is opened read-only.
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
 
     // Blocks that the volume maps, shared ones included; those beyond its end are counted too.

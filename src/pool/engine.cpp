@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include "pool/trimmer.h"
-#include "uthin/log.h"
 
 namespace uthin::pool_engine {
 
@@ -16,11 +15,13 @@ engine::engine(std::unique_ptr<block_device> metadata_device,
       metadata_device_(std::move(metadata_device)),
       data_device_(std::move(data_device)),
       executor_(*this, options_.executor_batch),
+      events_(time),
       trimmer_(std::make_unique<trimmer>(*this)),
       zero_new_blocks_(options_.zero_new_blocks),
       discard_(options_.discard),
       error_if_no_space_(options_.error_if_no_space),
-      low_water_blocks_(options_.low_water_blocks) {
+      low_water_blocks_(options_.low_water_blocks),
+      no_space_timeout_(options_.no_space_timeout) {
 }
 
 engine::~engine() {
@@ -31,13 +32,21 @@ void engine::abandon() {
     if (closed_.load()) {
         return;
     }
-    closing_.store(true);
+    begin_closing();
     for (const auto& state : open_states()) {
         state->tickets.close_for_good();
     }
     trimmer_->stop();
     executor_.stop();
     closed_.store(true);
+}
+
+// Whoever waits for something to happen stops waiting.
+void engine::begin_closing() {
+    closing_.store(true);
+    events_.stop();
+    const lock_guard held(mode_lock_);
+    space_.notify_all();
 }
 
 result<void> engine::start() {
@@ -101,10 +110,10 @@ void engine::watch_thresholds() {
     constexpr std::uint64_t watermark_max = 1024;
     const auto blocks = metadata_->metadata_device_blocks();
     metadata_low_watermark_.store(blocks ? std::min(watermark_max, *blocks / 4) : 0);
-    metadata_->set_metadata_threshold(metadata_low_watermark_.load(),
-                                      [this] { raise(pool_event::low_metadata_space); });
-    metadata_->set_data_threshold(low_water_blocks_.load(),
-                                  [this] { raise(pool_event::low_data_space); });
+    metadata_->set_data_threshold(low_water_blocks_.load(), [this] {
+        raise(pool_event::low_data_space,
+              fmt::format("only {} data blocks are free", low_water_blocks_.load()));
+    });
 }
 
 // Requests in flight may still need the executor, so it goes on until the last ticket ended.
@@ -112,11 +121,7 @@ result<void> engine::close() {
     if (closed_.load()) {
         return {};
     }
-    closing_.store(true);
-    {
-        lock_guard held(mode_lock_);
-        space_.notify_all();
-    }
+    begin_closing();
     for (const auto& state : open_states()) {
         state->tickets.close_for_good();
         while (!state->tickets.drained(true)) {
@@ -138,111 +143,6 @@ result<void> engine::close() {
     }
     // After a failure there is nothing left to write; that it failed was told already.
     return mode() == pool_mode::fail ? result<void>() : (devices ? ended : devices);
-}
-
-// ---- modes
-
-std::string engine::mode_cause() const {
-    lock_guard held(mode_lock_);
-    return mode_cause_;
-}
-
-result<void> engine::alive() const {
-    if (closed_.load() || closing_.load()) {
-        return fail(error_code::failed, "the pool was closed");
-    }
-    if (mode() == pool_mode::fail) {
-        return fail(error_code::failed, "the pool failed: " + mode_cause());
-    }
-    return {};
-}
-
-result<void> engine::may_change() const {
-    switch (mode()) {
-        case pool_mode::write:
-        case pool_mode::out_of_data_space: return {};
-        case pool_mode::out_of_metadata_space:
-            return fail(error_code::no_metadata_space, "the pool's metadata is full");
-        case pool_mode::read_only:
-            return fail(error_code::read_only, "the pool is read-only: " + mode_cause());
-        case pool_mode::fail: break;
-    }
-    return fail(error_code::failed, "the pool failed: " + mode_cause());
-}
-
-result<void> engine::may_delete() const {
-    return mode() == pool_mode::out_of_metadata_space ? result<void>() : may_change();
-}
-
-result<void> engine::allows(need wanted) const {
-    switch (wanted) {
-        case need::nothing: return {};
-        case need::deleting: return may_delete();
-        case need::changing: break;
-    }
-    return may_change();
-}
-
-void engine::set_mode(pool_mode mode, std::string cause) {
-    const pool_mode before = mode_.load();
-    if (before == mode) {
-        return;
-    }
-    const auto id = metadata_->transaction_id();
-    log(mode == pool_mode::write ? log_level::info : log_level::warning, "pool",
-        fmt::format("mode {} -> {} (transaction id {}){}{}", to_string(before), to_string(mode),
-                    id ? *id : 0, cause.empty() ? "" : ": ", cause));
-    {
-        lock_guard held(mode_lock_);
-        mode_cause_ = std::move(cause);
-        if (mode == pool_mode::out_of_data_space) {
-            out_of_space_since_ = clock_.monotonic();
-        } else if (mode == pool_mode::write) {
-            space_timed_out_ = false;
-        }
-        mode_.store(mode);
-        space_.notify_all();
-    }
-    raise(pool_event::mode_changed);
-}
-
-void engine::raise(pool_event event) {
-    counters_.events.fetch_add(1, std::memory_order_relaxed);
-    if (options_.on_event) {
-        options_.on_event(event);
-    }
-}
-
-void engine::out_of_data_space() {
-    if (mode() == pool_mode::write) {
-        set_mode(pool_mode::out_of_data_space, "no free data block");
-    }
-}
-
-result<void> engine::wait_for_space() {
-    // Without a thread nobody else could make space.
-    if (!executor_.threaded()) {
-        return fail(error_code::no_data_space, "no free data block in the pool");
-    }
-    constexpr std::chrono::nanoseconds look_again = std::chrono::milliseconds(100);
-    counters_.held.fetch_add(1);
-    lock_guard held(mode_lock_);
-    while (mode() == pool_mode::out_of_data_space && !space_timed_out_ &&
-           !error_if_no_space_.load() && !closing_.load()) {
-        const std::chrono::nanoseconds waited = clock_.monotonic() - out_of_space_since_;
-        if (options_.no_space_timeout.count() != 0 && waited >= options_.no_space_timeout) {
-            space_timed_out_ = true;
-            space_.notify_all();
-            log(log_level::warning, "pool", "no space for too long: writes fail from now on");
-            break;
-        }
-        space_.wait_for(mode_lock_, look_again);
-    }
-    counters_.held.fetch_sub(1);
-    if (mode() == pool_mode::out_of_data_space || closing_.load()) {
-        return fail(error_code::no_data_space, "no free data block in the pool");
-    }
-    return {};
 }
 
 }  // namespace uthin::pool_engine

@@ -23,6 +23,7 @@
 #include "base/mutex.h"
 #include "pool/bio_prison.h"
 #include "pool/data_epochs.h"
+#include "pool/event_log.h"
 #include "pool/executor.h"
 #include "pool/volume_state.h"
 #include "uthin/metadata.h"
@@ -75,9 +76,10 @@ public:
     [[nodiscard]] result<void> grow_data(std::uint64_t blocks);
     [[nodiscard]] result<void> grow_metadata(std::uint64_t blocks);
     [[nodiscard]] result<void> reserve_metadata_snap();
+    [[nodiscard]] result<void> clear_needs_check();
+    [[nodiscard]] result<void> repair_leaks();
     void set_low_water(std::uint64_t blocks);
     [[nodiscard]] result<void> set_discard(discard_mode mode);
-    void set_error_if_no_space(bool error_out);
     // Runs `change` on the executor: alone or in a batch, committing afterwards or not, if the mode
     // allows what it needs.
     enum class need : std::uint8_t { nothing, deleting, changing };
@@ -89,7 +91,7 @@ public:
     };
     [[nodiscard]] result<void> run(const std::function<result<void>()>& change, run_style style);
 
-    // ---- modes (engine.cpp)
+    // ---- modes (engine_modes.cpp)
     [[nodiscard]] pool_mode mode() const noexcept { return mode_.load(); }
     [[nodiscard]] std::string mode_cause() const;
     // `failed` in fail mode and after close().
@@ -101,12 +103,16 @@ public:
     [[nodiscard]] result<void> allows(need wanted) const;
     // Executor.
     void set_mode(pool_mode mode, std::string cause);
-    void raise(pool_event event);
+    void raise(pool_event event, std::string text);
+    [[nodiscard]] event_log& events() noexcept { return events_; }
+    void set_error_if_no_space(bool error_out);
+    void set_no_space_timeout(std::chrono::nanoseconds timeout);
     // Executor. No data block was found, twice.
     void out_of_data_space();
     // Waits until the pool left out_of_data_space; no_data_space when it should not be waited any
-    // longer. The caller holds no ticket and no cell.
-    [[nodiscard]] result<void> wait_for_space();
+    // longer, or `holds` has no place left. The caller holds no ticket and no cell.
+    [[nodiscard]] result<void> wait_for_space(hold_limit* holds);
+    void look_at_clock() override;
 
     // ---- changes, commit, failure (engine_commit.cpp)
     // Executor. Something happened that a commit makes durable; `frees`: it may have freed blocks.
@@ -180,12 +186,21 @@ private:
         std::shared_ptr<volume_state> state;
     };
 
+    void begin_closing();
+    [[nodiscard]] result<void> has_metadata_for(std::uint64_t data_blocks_wanted);
     void watch_thresholds();
     void metadata_failed(const error& why);
     void mark_all_lost();
     [[nodiscard]] result<void> give_in_flight_back();
     [[nodiscard]] result<void> take_in_flight_again();
+    // Executor. Nothing is wrong with the metadata any more.
+    void leave_read_only();
     void judge_space();
+    void judge_metadata_mark();
+    [[nodiscard]] bool is_waited_for_space() const REQUIRES(mode_lock_);
+    // Until writes that wait for space fail; absent: they do not.
+    [[nodiscard]] std::optional<std::chrono::nanoseconds> time_left_for_space() const
+        REQUIRES(mode_lock_);
     [[nodiscard]] std::vector<std::shared_ptr<volume_state>> open_states() const;
     [[nodiscard]] result<std::shared_ptr<volume_state>> open_state(device_id id,
                                                                    std::uint64_t size_bytes);
@@ -205,6 +220,7 @@ private:
     bio_prison prison_;
     data_epochs epochs_;
     counter_set counters_;
+    event_log events_;
     const std::unique_ptr<trimmer> trimmer_;
 
     std::atomic<pool_mode> mode_{pool_mode::write};
@@ -221,6 +237,7 @@ private:
     bool commit_requested_ = false;
     bool data_flush_failed_ = false;
     bool giving_back_ = false;  // what is freed now was never mapped
+    bool metadata_is_low_ = false;
     std::chrono::nanoseconds changed_since_{0};
     std::uint64_t era_ = 0;
     std::set<std::uint64_t> in_flight_;  // data blocks, EN2
@@ -235,6 +252,7 @@ private:
     std::string mode_cause_ GUARDED_BY(mode_lock_);
     std::chrono::nanoseconds out_of_space_since_ GUARDED_BY(mode_lock_){0};
     bool space_timed_out_ GUARDED_BY(mode_lock_) = false;
+    std::chrono::nanoseconds no_space_timeout_ GUARDED_BY(mode_lock_);
 
     mutable mutex volumes_lock_;
     std::map<device_id, open_entry> volumes_ GUARDED_BY(volumes_lock_);

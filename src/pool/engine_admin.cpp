@@ -3,10 +3,46 @@
 
 #include <fmt/format.h>
 
+#include "persistent_data/space_map_common.h"
+#include "pool/barrier.h"
 #include "pool/engine.h"
 #include "pool/trimmer.h"
+#include "thin_metadata/leak_repair.h"
 
 namespace uthin::pool_engine {
+
+namespace {
+
+// A change after which blocks may be given out again that an abort freed: a write that began before
+// the abort may still be filling one of them, and ends first.
+class mending final : public barrier {
+public:
+    mending(engine& owner, std::vector<device_id> devices,
+            const std::function<result<void>()>& change)
+        : barrier(owner, std::move(devices), false), change_(change) {
+        runs_alone_ = true;
+    }
+
+private:
+    [[nodiscard]] next act() override {
+        if (auto done = change_(); !done) {
+            return engine_.refuse(*this, std::move(done).error());
+        }
+        return next::done;
+    }
+
+    const std::function<result<void>()>& change_;
+};
+
+std::vector<device_id> ids_of(const std::vector<std::shared_ptr<volume_state>>& states) {
+    std::vector<device_id> ids;
+    for (const auto& state : states) {
+        ids.push_back(state->id);
+    }
+    return ids;
+}
+
+}  // namespace
 
 result<void> engine::commit_changes() {
     if (options_.read_only) {
@@ -90,6 +126,22 @@ pool_counters engine::counters() const {
     return now;
 }
 
+// Found out in the middle it would cost the pool its write mode.
+result<void> engine::has_metadata_for(std::uint64_t data_blocks_wanted) {
+    using persistent_data::bitmaps_for;
+    const space_counts space = UTHIN_TRY(metadata_->metadata_space());
+    const std::uint64_t bitmaps = bitmaps_for(data_blocks_wanted) - bitmaps_for(data_blocks());
+    // Nodes of the index tree are at least a third full; what else a commit replaces.
+    const std::uint64_t nodes = bitmaps / 80 + 8;
+    if (bitmaps != 0 && space.free_blocks < bitmaps + nodes) {
+        return fail(error_code::no_metadata_space,
+                    fmt::format("{} data blocks need {} metadata blocks more, and {} are free; "
+                                "grow the metadata first",
+                                data_blocks_wanted, bitmaps + nodes, space.free_blocks));
+    }
+    return {};
+}
+
 result<void> engine::grow_data(std::uint64_t blocks) {
     UTHIN_TRY(alive());
     if (metadata_->needs_check()) {
@@ -103,6 +155,7 @@ result<void> engine::grow_data(std::uint64_t blocks) {
                     fmt::format("{} data blocks: the pool has {} and the device {}", wanted,
                                 data_blocks(), on_device));
     }
+    UTHIN_TRY(has_metadata_for(wanted));
     return run(
         [&]() -> result<void> {
             UTHIN_TRY(metadata_->resize_data(wanted));
@@ -146,6 +199,52 @@ result<void> engine::reserve_metadata_snap() {
         {.alone = true, .commit = true});
 }
 
+// What an abort threw away stays lost: the volumes say so until they are opened again.
+result<void> engine::clear_needs_check() {
+    UTHIN_TRY(alive());
+    const std::function<result<void>()> change = [this]() -> result<void> {
+        UTHIN_TRY(metadata_->clear_needs_check());
+        leave_read_only();
+        return {};
+    };
+    mending request(*this, ids_of(open_states()), change);
+    return executor_.execute(pool_queue_, request);
+}
+
+// The trees stay where they are, so that lookups go on meanwhile; only the space maps are made
+// anew, on the device, and read again.
+result<void> engine::repair_leaks() {
+    UTHIN_TRY(alive());
+    if (options_.read_only) {
+        return fail(error_code::read_only, "the pool is opened read-only");
+    }
+    result<void> repaired;
+    const std::function<result<void>()> change = [&]() -> result<void> {
+        // ORDER: EN2. In the committed state blocks in flight (of volumes that were opened just
+        // now) are free; they are taken again when it was read.
+        if (mode() != pool_mode::read_only) {
+            UTHIN_TRY(commit());
+        }
+        repaired = thin_metadata::repair_leaks(
+            *metadata_device_, {.rebuild_space_maps = true, .clear_needs_check = true});
+        // ORDER: TR2. Reading anew ends every hold: no discard may be under way then.
+        static_cast<void>(trimmer_->let_go());
+        if (auto reloaded = metadata_->abort(); !reloaded) {
+            set_mode(pool_mode::fail, reloaded.error().to_string());
+            return reloaded;
+        }
+        trimmer_->aborted();
+        UTHIN_TRY(take_in_flight_again());
+        if (repaired) {
+            leave_read_only();
+        }
+        return {};
+    };
+    mending request(*this, ids_of(open_states()), change);
+    UTHIN_TRY(executor_.execute(pool_queue_, request));
+    return repaired;
+}
+
 void engine::set_low_water(std::uint64_t blocks) {
     low_water_blocks_.store(blocks);
     static_cast<void>(run(
@@ -163,12 +262,6 @@ result<void> engine::set_discard(discard_mode mode) {
     }
     discard_.store(mode);
     return {};
-}
-
-void engine::set_error_if_no_space(bool error_out) {
-    error_if_no_space_.store(error_out);
-    lock_guard held(mode_lock_);
-    space_.notify_all();
 }
 
 }  // namespace uthin::pool_engine

@@ -147,6 +147,9 @@ void engine::metadata_failed(const error& why) {
         }
         state->cache.advance_epoch();
     }
+    if (const auto space = metadata_->data_space()) {
+        data_blocks_.store(space->total_blocks);  // a growth that was not durable is gone
+    }
     if (restored) {
         restored = metadata_->set_needs_check();
     }
@@ -240,28 +243,8 @@ result<void> engine::commit() {
         return committed;
     }
     judge_space();
+    judge_metadata_mark();
     return {};
-}
-
-void engine::judge_space() {
-    constexpr std::uint64_t resume_blocks_max = 64;
-    const auto data = metadata_->data_space();
-    const auto metadata = metadata_->metadata_space();
-    if (!data || !metadata) {
-        return;
-    }
-    if (metadata->free_blocks == 0) {
-        set_mode(pool_mode::out_of_metadata_space, "no free metadata block beside the reserve");
-        return;
-    }
-    // Some distance, so that the blocks that come and go with each commit do not toggle the mode.
-    const std::uint64_t resume = std::min(resume_blocks_max, metadata->total_blocks / 50 + 1);
-    if (mode() == pool_mode::out_of_metadata_space && metadata->free_blocks >= resume) {
-        set_mode(pool_mode::write, "");
-    }
-    if (mode() == pool_mode::out_of_data_space && data->free_blocks > 0) {
-        set_mode(pool_mode::write, "");
-    }
 }
 
 bool engine::commit_is_due() {
@@ -281,11 +264,14 @@ bool engine::commit_is_due() {
 std::chrono::nanoseconds engine::idle_time() {
     constexpr std::chrono::nanoseconds longest = std::chrono::seconds(1);
     constexpr std::chrono::nanoseconds shortest = std::chrono::milliseconds(1);
-    if (!changed_) {
-        return longest;
+    std::chrono::nanoseconds left = longest;
+    if (changed_) {
+        left = changed_since_ + options_.commit_interval - clock_.monotonic();
     }
-    const std::chrono::nanoseconds left =
-        changed_since_ + options_.commit_interval - clock_.monotonic();
+    if (mode() == pool_mode::out_of_data_space) {
+        const lock_guard held(mode_lock_);
+        left = std::min(left, time_left_for_space().value_or(longest));
+    }
     return std::clamp(left, shortest, longest);
 }
 

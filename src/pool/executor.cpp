@@ -172,6 +172,7 @@ std::vector<work*> executor::take() {
 }
 
 bool executor::turn() {
+    host_.look_at_clock();
     std::vector<work*> batch = take();
     const std::size_t fresh = batch.size();
     batch.insert(batch.begin(), blocked_.begin(), blocked_.end());

@@ -101,6 +101,8 @@ public:
     [[nodiscard]] virtual result<void> commit() = 0;
     // By time or by volume of changes.
     [[nodiscard]] virtual bool commit_is_due() = 0;
+    // Once a turn: what depends on the time.
+    virtual void look_at_clock() {}
     // How long the executor may sleep when there is nothing to do.
     [[nodiscard]] virtual std::chrono::nanoseconds idle_time() = 0;
     // Something is left to commit.

@@ -61,6 +61,9 @@ public:
         }
         return kernel_status_line(*status);
     }
+    [[nodiscard]] result<events_reply> events(const events_request& request) override {
+        return directory_.events(request);
+    }
     [[nodiscard]] result<void> message(std::string_view text) override {
         return directory_.message(text);
     }

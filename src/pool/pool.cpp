@@ -17,6 +17,16 @@ std::string_view to_string(pool_mode mode) noexcept {
     return "unknown";
 }
 
+std::string_view to_string(pool_event event) noexcept {
+    switch (event) {
+        case pool_event::low_data_space: return "low_data_space";
+        case pool_event::low_metadata_space: return "low_metadata_space";
+        case pool_event::mode_changed: return "mode_changed";
+        case pool_event::no_space_timeout: return "no_space_timeout";
+    }
+    return "unknown";
+}
+
 pool::pool(std::shared_ptr<pool_engine::engine> engine) : engine_(std::move(engine)) {
 }
 
@@ -131,6 +141,22 @@ void pool::set_low_water(std::uint64_t blocks) {
 
 void pool::set_zero_new_blocks(bool zero) {
     engine_->set_zero_new_blocks(zero);
+}
+
+result<void> pool::clear_needs_check() {
+    return engine_->clear_needs_check();
+}
+
+result<void> pool::repair_leaks() {
+    return engine_->repair_leaks();
+}
+
+pool_events pool::events(std::uint64_t number, std::chrono::nanoseconds wait) const {
+    return engine_->events().after(number, wait);
+}
+
+void pool::set_no_space_timeout(std::chrono::nanoseconds timeout) {
+    engine_->set_no_space_timeout(timeout);
 }
 
 void pool::set_error_if_no_space(bool error_out) {

@@ -35,6 +35,7 @@
 #include "pool/pool_devices.h"
 #include "pool/pool_file.h"
 #include "pool/pool_service.h"
+#include "thin_metadata/checker.h"
 #include "uthin/pool.h"
 
 namespace uthin {
@@ -128,6 +129,7 @@ public:
     [[nodiscard]] result<std::vector<volume_info>> list();
     [[nodiscard]] result<volume_info> show(std::string_view name);
     [[nodiscard]] result<pool_report> report();
+    [[nodiscard]] events_reply events(const events_request& request);
     [[nodiscard]] result<diff_reply> diff(const diff_request& request);
 
     // ---- volumes
@@ -305,6 +307,8 @@ private:
                                               const found_volume& source) REQUIRES(change_lock_);
     [[nodiscard]] result<void> resize_live(device_id id, std::uint64_t old_bytes,
                                            std::uint64_t new_bytes) REQUIRES(change_lock_);
+    // Of the last committed state.
+    [[nodiscard]] result<thin_metadata::check_report> check_metadata() REQUIRES(change_lock_);
     [[nodiscard]] result<void> apply_message(const kernel_message& message) REQUIRES(change_lock_);
     [[nodiscard]] result<pool_file> changed_file(const std::map<std::string, std::string>& settings)
         REQUIRES(change_lock_);

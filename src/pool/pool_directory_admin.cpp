@@ -9,7 +9,6 @@
 #include "io/durable_file.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
-#include "thin_metadata/checker.h"
 
 namespace uthin {
 
@@ -88,6 +87,19 @@ result<pool_report> pool_directory::report() {
         report.virtual_bytes += volume.size_bytes;
     }
     return report;
+}
+
+events_reply pool_directory::events(const events_request& request) {
+    const pool_events found = pool_->events(request.after, std::chrono::seconds(request.wait_s));
+    events_reply reply;
+    reply.last = found.last;
+    reply.some_lost = found.some_lost;
+    for (const pool_event_record& record : found.events) {
+        reply.events.push_back({record.number, record.unix_seconds,
+                                std::string(to_string(record.event)),
+                                std::string(to_string(record.mode)), record.text});
+    }
+    return reply;
 }
 
 result<void> pool_directory::message(std::string_view text) {
@@ -269,12 +281,11 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
     const pool_file now = file();
     const bool discard_switch =
         (now.discard == discard_mode::ignore) != (wanted.discard == discard_mode::ignore);
-    const bool only_at_opening = discard_switch || now.read_only != wanted.read_only ||
-                                 now.no_space_timeout != wanted.no_space_timeout;
+    const bool only_at_opening = discard_switch || now.read_only != wanted.read_only;
     if (started_ && only_at_opening) {
         return fail(error_code::busy,
-                    fmt::format("{}: discard=ignore, read-only and no-space-timeout take effect "
-                                "at opening; stop the server first",
+                    fmt::format("{}: discard=ignore and read-only take effect at opening; stop "
+                                "the server first",
                                 printable(directory_)));
     }
     UTHIN_TRY(store_pool_file(directory_, wanted));
@@ -284,7 +295,7 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
     }
     pool_->set_low_water(wanted.low_water_blocks);
     apply_zeroing();
-    pool_->set_error_if_no_space(wanted.error_if_no_space);
+    pool_->set_no_space_timeout(wanted.no_space_timeout);
     if (!discard_switch) {
         return pool_->set_discard(wanted.discard);
     }
@@ -293,43 +304,57 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
 
 result<void> pool_directory::set(const std::map<std::string, std::string>& settings) {
     const lock_guard held(change_lock_);
-    return apply_file(UTHIN_TRY(changed_file(settings)));
+    const pool_file wanted = UTHIN_TRY(changed_file(settings));
+    UTHIN_TRY(apply_file(wanted));
+    // Only when it is named: it also ends the state after a timeout.
+    if (settings.contains("no-space")) {
+        pool_->set_error_if_no_space(wanted.error_if_no_space);
+    }
+    return {};
+}
+
+result<thin_metadata::check_report> pool_directory::check_metadata() {
+    const auto view = UTHIN_TRY(pool_->create_view());
+    thin_metadata::check_options options;
+    options.data_device_blocks =
+        UTHIN_TRY(pool_->data_device().size_bytes()) / pool_->data_block_size_bytes();
+    return thin_metadata::check_metadata(*view, options);
 }
 
 result<check_reply> pool_directory::check(const check_request& request) {
+    constexpr std::size_t findings_max = 100;
     const lock_guard held(change_lock_);
     const std::string shown = printable(directory_);
     if (purpose_ != open_purpose::inspect && pool_->mode() == pool_mode::write) {
         UTHIN_TRY_CTX(pool_->commit(), shown);
     }
-    const auto view = UTHIN_TRY_CTX(pool_->create_view(), shown);
-    thin_metadata::check_options options;
-    options.findings_max = 100;
-    options.data_device_blocks =
-        UTHIN_TRY(pool_->data_device().size_bytes()) / pool_->data_block_size_bytes();
-    const thin_metadata::check_report report =
-        UTHIN_TRY_CTX(thin_metadata::check_metadata(*view, options), shown);
     check_reply reply;
+    thin_metadata::check_report report = UTHIN_TRY_CTX(check_metadata(), shown);
+    const bool had_flag = report.needs_check;
+    if (request.repair && report.has_only_leaks()) {
+        UTHIN_TRY_CTX(pool_->repair_leaks(), shown);
+        reply.leaks_mended = true;
+        report = UTHIN_TRY_CTX(check_metadata(), shown);
+    } else if (request.repair && report.is_clean() && had_flag) {
+        UTHIN_TRY_CTX(pool_->clear_needs_check(), shown);
+        report.needs_check = false;
+    }
+    reply.repaired = had_flag && !report.needs_check;
     reply.clean = report.is_clean();
     reply.fatal = report.fatal;
     reply.repairable = report.repairable;
     reply.cosmetic = report.cosmetic;
     for (const thin_metadata::check_finding& finding : report.findings) {
-        reply.findings.push_back(
-            fmt::format("{}: {}", name_of(finding.severity), printable(finding.text)));
+        if (reply.findings.size() < findings_max) {
+            reply.findings.push_back(
+                fmt::format("{}: {}", name_of(finding.severity), printable(finding.text)));
+        }
     }
     reply.devices = report.devices;
     reply.mapped_blocks = report.mapped_blocks;
     reply.data_blocks_used = report.data_blocks_used;
     reply.metadata_blocks_used = report.metadata_blocks_used;
     reply.needs_check = report.needs_check;
-    if (request.repair && reply.clean && reply.needs_check) {
-        UTHIN_TRY_CTX(
-            pool_->with_metadata([](metadata& stored) { return stored.clear_needs_check(); }),
-            shown);
-        reply.needs_check = false;
-        reply.repaired = true;
-    }
     return reply;
 }
 

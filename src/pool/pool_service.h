@@ -69,6 +69,28 @@ struct pool_report {
     std::uint64_t virtual_bytes = 0;  // sum of the volumes' sizes
 };
 
+struct events_request {
+    std::uint64_t after = 0;   // the number of the last one known; 0: all that are kept
+    std::uint64_t wait_s = 0;  // for the first one, if there is none yet
+};
+
+struct event_info {
+    std::uint64_t number = 0;
+    std::int64_t unix_seconds = 0;
+    std::string event{};  // low_data_space, low_metadata_space, mode_changed, no_space_timeout
+    std::string mode{};   // of the pool, afterwards
+    std::string text{};   // one line for people
+    bool operator==(const event_info&) const = default;
+};
+
+struct events_reply {
+    std::vector<event_info> events{};
+    std::uint64_t last = 0;  // what the next request goes on after
+    // There were more than are kept, or the server was started anew: look at the pool's state.
+    bool some_lost = false;
+    bool operator==(const events_reply&) const = default;
+};
+
 struct grow_request {
     // Absent: what the device has now.
     std::optional<std::uint64_t> data_size_bytes{};
@@ -91,6 +113,7 @@ struct check_reply {
     std::uint64_t metadata_blocks_used = 0;
     bool needs_check = false;  // afterwards
     bool repaired = false;     // needs_check was cleared
+    bool leaks_mended = false;
 };
 
 enum class metadata_snapshot_action : std::uint8_t { reserve, release, show };
@@ -241,6 +264,8 @@ public:
     [[nodiscard]] virtual result<pool_report> status() = 0;
     // The device-mapper's status line, with its space at the end.
     [[nodiscard]] virtual result<std::string> kernel_status() = 0;
+    // What happened to a pool that is served. May end its wait early, with nothing.
+    [[nodiscard]] virtual result<events_reply> events(const events_request& request) = 0;
     // The kernel's message grammar; to_errno() of the error is what the kernel would return.
     [[nodiscard]] virtual result<void> message(std::string_view text) = 0;
     [[nodiscard]] virtual result<pool_report> grow(const grow_request& request) = 0;

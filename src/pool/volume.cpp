@@ -1,9 +1,35 @@
 // The public face of a volume.
+#include <cerrno>
+
 #include "pool/volume_io.h"
 
 namespace uthin {
 
 using pool_engine::volume_io;
+
+int to_io_errno(const error& failure) noexcept {
+    switch (failure.code()) {
+        case error_code::no_data_space:
+        case error_code::no_metadata_space: return ENOSPC;
+        case error_code::invalid_argument:
+        case error_code::out_of_range: return EINVAL;
+        case error_code::unsupported: return EOPNOTSUPP;
+        case error_code::out_of_memory: return ENOMEM;
+        default: return EIO;
+    }
+}
+
+bool hold_limit::take() noexcept {
+    if (held_.fetch_add(1) < held_max_) {
+        return true;
+    }
+    held_.fetch_sub(1);
+    return false;
+}
+
+void hold_limit::leave() noexcept {
+    held_.fetch_sub(1);
+}
 
 volume::volume(std::shared_ptr<pool_engine::engine> engine,
                std::shared_ptr<pool_engine::volume_state> state)
@@ -30,9 +56,9 @@ result<void> volume::read(std::uint64_t offset_bytes, std::span<std::byte> buffe
     return volume_io(*engine_, *state_).read(offset_bytes, buffer);
 }
 
-result<void> volume::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
-                           bool fua) {
-    return volume_io(*engine_, *state_).write(offset_bytes, buffer, fua);
+result<void> volume::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer, bool fua,
+                           hold_limit* holds) {
+    return volume_io(*engine_, *state_).write(offset_bytes, buffer, fua, holds);
 }
 
 result<void> volume::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,

@@ -41,6 +41,15 @@ private:
     bool data_only_ = false;
 };
 
+// On a full pool discards may use the first half of the reserve: to empty what a snapshot shares
+// takes a block that does not come back. The other half is for deletions, which always help.
+bool is_reserve_spent(metadata& of) {
+    constexpr std::uint64_t transaction_blocks = 12;  // of one slice and its commit
+    const auto space = of.metadata_space();
+    return !space ||
+           space->raw_free_blocks < std::max(of.metadata_reserve_blocks() / 2, transaction_blocks);
+}
+
 // Unmaps a range, in slices. Passing discards down to the data device would begin here, where the
 // blocks that became free are known; they stay allocated until it is done.
 class remove_work final : public work {
@@ -52,6 +61,21 @@ public:
         if (auto allowed = engine_.may_delete(); !allowed) {
             set_outcome(std::move(allowed));
             return next::done;
+        }
+        if (engine_.mode() == pool_mode::out_of_metadata_space) {
+            if (!runs_alone_) {
+                runs_alone_ = true;  // within a batch free blocks are those of its beginning
+                return next::again;
+            }
+            if (is_reserve_spent(engine_.metadata())) {
+                if (!retried()) {
+                    engine_.changed(true);  // a commit gives back what others replaced
+                    return next::space;
+                }
+                set_outcome(fail(error_code::no_metadata_space,
+                                 "the pool's metadata is full, half of its reserve is used up"));
+                return next::done;
+            }
         }
         auto reached = engine_.metadata().remove_some(*state_.device, left_, slice_blocks);
         if (!reached) {
@@ -190,7 +214,8 @@ result<void> volume_io::unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t 
 
 result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                      zero_options options) {
-    write_progress progress{.position_bytes = offset_bytes, .fua = options.fua};
+    write_progress progress{
+        .position_bytes = offset_bytes, .fua = options.fua, .holds = options.holds};
     if (!options.may_unmap || length_bytes == 0) {
         return write_all(write_source::zeros(), offset_bytes, length_bytes, progress);
     }
@@ -214,7 +239,8 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
         if (zeroed) {
             break;
         }
-        if (zeroed.error().code() != error_code::no_data_space || !engine_.wait_for_space()) {
+        if (zeroed.error().code() != error_code::no_data_space ||
+            !engine_.wait_for_space(options.holds)) {
             return zeroed;
         }
     }
@@ -243,8 +269,18 @@ result<void> volume_io::set_size(std::uint64_t size_bytes) {
 
 result<void> volume_io::shrink(std::uint64_t size_bytes) {
     UTHIN_TRY(engine_.may_change());
+    const std::uint64_t old_size_bytes = state_.size_bytes.load();
     shrink_work request(engine_, state_, size_bytes);
     UTHIN_TRY(engine_.worker().execute(state_.queue, request));
+    auto cut = cut_beyond(size_bytes);
+    if (!cut) {
+        // A repeated call must cut again: what is left would show when the volume grows.
+        state_.size_bytes.store(old_size_bytes);
+    }
+    return cut;
+}
+
+result<void> volume_io::cut_beyond(std::uint64_t size_bytes) {
     const virtual_block first((size_bytes + block_bytes_ - 1) / block_bytes_);
     const auto highest = UTHIN_TRY(engine_.metadata().highest_mapped_block(*state_.device));
     if (highest && *highest >= first) {

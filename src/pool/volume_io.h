@@ -52,7 +52,7 @@ public:
 
     // volume_write.cpp
     [[nodiscard]] result<void> write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
-                                     bool fua);
+                                     bool fua, hold_limit* holds);
 
     // volume_change.cpp
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
@@ -81,6 +81,7 @@ private:
         bool owes_flush = false;
         // Blocks that are not mapped stay so: zeros over a hole.
         bool only_mapped = false;
+        hold_limit* holds = nullptr;
     };
 
     [[nodiscard]] virtual_block block_of(std::uint64_t offset_bytes) const {
@@ -131,6 +132,8 @@ private:
     [[nodiscard]] result<void> unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t end_bytes,
                                               bool unmap, write_progress& progress);
     [[nodiscard]] result<void> shrink(std::uint64_t size_bytes);
+    // Unmaps and zeroes what a smaller size hides, durably.
+    [[nodiscard]] result<void> cut_beyond(std::uint64_t size_bytes);
 
     engine& engine_;
     volume_state& state_;

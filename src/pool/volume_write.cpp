@@ -26,12 +26,12 @@ result<void> volume_io::may_write() const {
 }
 
 result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
-                              bool fua) {
+                              bool fua, hold_limit* holds) {
     if (buffer.empty()) {
         return may_write();
     }
     return write_all(write_source(offset_bytes, buffer), offset_bytes, buffer.size(),
-                     {.position_bytes = offset_bytes, .fua = fua});
+                     {.position_bytes = offset_bytes, .fua = fua, .holds = holds});
 }
 
 result<void> volume_io::write_all(const write_source& source, std::uint64_t offset_bytes,
@@ -55,7 +55,8 @@ result<void> volume_io::write_all(const write_source& source, std::uint64_t offs
             break;
         }
         // Without the ticket: what frees space may be a snapshot's deletion that waits for tickets.
-        if (written.error().code() != error_code::no_data_space || !engine_.wait_for_space()) {
+        if (written.error().code() != error_code::no_data_space ||
+            !engine_.wait_for_space(progress.holds)) {
             return written;
         }
     }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 
 #include "thin_metadata/checker_state.h"
@@ -81,6 +82,14 @@ std::string_view to_string(block_use use) noexcept {
         case block_use::metadata_index: return "index of the metadata space map";
     }
     return "unknown";
+}
+
+bool check_report::has_only_leaks() const noexcept {
+    const auto leaks = std::ranges::count_if(findings, [](const check_finding& finding) {
+        return finding.code == check_code::count_too_high ||
+               finding.code == check_code::count_beyond_end;
+    });
+    return fatal == 0 && repairable != 0 && static_cast<std::uint64_t>(leaks) == repairable;
 }
 
 }  // namespace uthin::thin_metadata

@@ -141,6 +141,8 @@ struct check_report {
     space_map_check data_space_map = space_map_check::skipped;
 
     [[nodiscard]] bool is_clean() const noexcept { return fatal == 0 && repairable == 0; }
+    // Counts that are too high, and nothing else: the trees are right, and repair_leaks() helps.
+    [[nodiscard]] bool has_only_leaks() const noexcept;
 };
 
 enum class check_scope : std::uint8_t {

@@ -119,21 +119,9 @@ void print_findings(const check_report& report, bool with_cosmetic) {
     }
 }
 
-// Counts that are too high, and nothing else, can be put right from the trees.
-bool only_leaks(const check_report& report) {
-    std::uint64_t leaks = 0;
-    for (const auto& finding : report.findings) {
-        leaks += finding.code == check_code::count_too_high ||
-                         finding.code == check_code::count_beyond_end
-                     ? 1
-                     : 0;
-    }
-    return report.fatal == 0 && leaks == report.repairable;
-}
-
 // Returns whether the metadata passes now.
 result<bool> mend(const check_line& line, input_metadata& opened, check_report& report) {
-    if (!report.is_clean() && !(line.mends_leaks() && only_leaks(report))) {
+    if (!report.is_clean() && !(line.mends_leaks() && report.has_only_leaks())) {
         return false;
     }
     if (report.is_clean() && !report.needs_check) {

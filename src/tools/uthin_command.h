@@ -57,6 +57,7 @@ void print_volume(const command_line& line, const std::string& directory, std::s
                   const volume_info& volume);
 
 void add_pool_commands(CLI::App& app, command_line& line);
+void add_events(CLI::App& pool, command_line& line);
 void add_volume_commands(CLI::App& app, command_line& line);
 void add_data_commands(CLI::App& app, command_line& line);
 void add_transfer_commands(CLI::App& app, command_line& line);

@@ -182,10 +182,11 @@ int check_pool(const command_line& line, const std::string& directory, bool repa
             }
             print_line(fmt::format(
                 "{}: {} devices, {} mappings, {} data and {} metadata blocks in use; {} fatal, {} "
-                "repairable, {} cosmetic{}{}",
+                "repairable, {} cosmetic{}{}{}",
                 reply.clean ? "clean" : "damaged", reply.devices, reply.mapped_blocks,
                 reply.data_blocks_used, reply.metadata_blocks_used, reply.fatal, reply.repairable,
-                reply.cosmetic, reply.repaired ? "; needs_check cleared" : "",
+                reply.cosmetic, reply.leaks_mended ? "; leaks mended" : "",
+                reply.repaired ? "; needs_check cleared" : "",
                 reply.needs_check ? "; needs_check is set" : ""));
             return {};
         });
@@ -332,6 +333,7 @@ void add_pool_commands(CLI::App& app, command_line& line) {
     add_status(*pool, line);
     add_grow(*pool, line);
     add_trim(*pool, line);
+    add_events(*pool, line);
     const auto directory = std::make_shared<std::string>();
     CLI::App* release =
         pool->add_subcommand("release", "finish everything and tell how the kernel takes over");
@@ -342,7 +344,8 @@ void add_pool_commands(CLI::App& app, command_line& line) {
     CLI::App* check = pool->add_subcommand("check", "check all metadata, also while it is served");
     const auto repair = std::make_shared<bool>(false);
     check->add_option("DIR", *directory, "the pool")->required();
-    check->add_flag("--repair", *repair, "clear needs_check when the check is clean");
+    check->add_flag("--repair", *repair,
+                    "mend leaks; clear needs_check when nothing else is wrong");
     check->callback([&line, directory, repair] {
         line.action = [&line, directory, repair] { return check_pool(line, *directory, *repair); };
     });

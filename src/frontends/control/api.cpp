@@ -171,6 +171,42 @@ result<std::string> control_api::route(const http_request& request) {
     return wrong_address();
 }
 
+template <class Reply>
+result<Reply> control_api::long_poll(std::uint64_t timeout_s,
+                                     const std::function<result<Reply>()>& ask,
+                                     const std::function<bool(const Reply&)>& is_enough) {
+    result<Reply> latest = ask();
+    if (!latest || timeout_s == 0 || is_enough(*latest)) {
+        return latest;
+    }
+    if (long_polls_.fetch_add(1) >= long_polls_max) {
+        long_polls_.fetch_sub(1);
+        return fail(error_code::busy, "too many requests wait already: ask again later");
+    }
+    const auto end = system_clock().monotonic() + std::chrono::seconds(timeout_s);
+    while (latest && !is_enough(*latest) && !stopping_.load() && system_clock().monotonic() < end) {
+        system_clock().sleep_for(long_poll_step);
+        latest = ask();
+    }
+    long_polls_.fetch_sub(1);
+    return latest;
+}
+
+result<events_reply> control_api::events(const http_request& request) {
+    UTHIN_TRY(check_query(request, {"after", "timeout_s"}));
+    events_request wanted;
+    std::uint64_t timeout_s = 0;
+    if (request.query.contains("after")) {
+        wanted.after = UTHIN_TRY(query_number(request, "after"));
+    }
+    if (request.query.contains("timeout_s")) {
+        timeout_s = std::min(long_poll_s_max, UTHIN_TRY(query_number(request, "timeout_s")));
+    }
+    return long_poll<events_reply>(
+        timeout_s, [&] { return service_.events(wanted); },
+        [](const events_reply& reply) { return !reply.events.empty() || reply.some_lost; });
+}
+
 // With while_mode=MODE the answer waits until the pool is in another mode, at most timeout_s.
 result<pool_report> control_api::report(const http_request& request) {
     UTHIN_TRY(check_query(request, {"while_mode", "timeout_s"}));
@@ -179,29 +215,22 @@ result<pool_report> control_api::report(const http_request& request) {
     if (request.query.contains("timeout_s")) {
         timeout_s = std::min(long_poll_s_max, UTHIN_TRY(query_number(request, "timeout_s")));
     }
-    pool_report found = UTHIN_TRY(service_.status());
     if (mode == request.query.end()) {
-        return found;
+        return service_.status();
     }
-    if (long_polls_.fetch_add(1) >= long_polls_max) {
-        long_polls_.fetch_sub(1);
-        return fail(error_code::busy, "too many requests wait already: ask again later");
-    }
-    const auto end = system_clock().monotonic() + std::chrono::seconds(timeout_s);
-    result<pool_report> latest = found;
-    while (latest && latest->mode == mode->second && !stopping_.load() &&
-           system_clock().monotonic() < end) {
-        system_clock().sleep_for(long_poll_step);
-        latest = service_.status();
-    }
-    long_polls_.fetch_sub(1);
-    return latest;
+    return long_poll<pool_report>(
+        timeout_s, [&] { return service_.status(); },
+        [&](const pool_report& report) { return report.mode != mode->second; });
 }
 
 result<std::string> control_api::route_pool(const http_request& request, const std::string& rest) {
     const bool is_get = request.method == "GET";
     if (rest.empty()) {
         return is_get ? result<std::string>(to_text(encode(UTHIN_TRY(report(request)))))
+                      : wrong_method();
+    }
+    if (rest == "events") {
+        return is_get ? result<std::string>(to_text(encode(UTHIN_TRY(events(request)))))
                       : wrong_method();
     }
     UTHIN_TRY(check_query(request, {}));

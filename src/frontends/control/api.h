@@ -56,6 +56,12 @@ private:
                                                       const std::string& rest);
     [[nodiscard]] result<std::string> diff(const http_request& request, const std::string& name);
     [[nodiscard]] result<pool_report> report(const http_request& request);
+    [[nodiscard]] result<events_reply> events(const http_request& request);
+    // Asks again and again until `is_enough` says so, the time is over or the server ends.
+    template <class Reply>
+    [[nodiscard]] result<Reply> long_poll(std::uint64_t timeout_s,
+                                          const std::function<result<Reply>()>& ask,
+                                          const std::function<bool(const Reply&)>& is_enough);
     [[nodiscard]] result<std::string> metrics();
 
     pool_service& service_;

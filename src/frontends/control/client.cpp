@@ -22,6 +22,11 @@ public:
     result<std::string> kernel_status() override {
         return decode_reply_text(UTHIN_TRY(call("GET", "/v1/pool/kernel-status")), "status");
     }
+    result<events_reply> events(const events_request& request) override {
+        return decode_events_reply(
+            UTHIN_TRY(call("GET", fmt::format("/v1/pool/events?after={}&timeout_s={}",
+                                              request.after, request.wait_s))));
+    }
     result<void> message(std::string_view text) override {
         UTHIN_TRY(call("POST", "/v1/pool/message", {{"message", text}}));
         return {};

@@ -150,6 +150,46 @@ result<pool_report> decode_report(const json& value) {
     return report;
 }
 
+json encode(const event_info& event) {
+    return {{"number", event.number},
+            {"time", event.unix_seconds},
+            {"event", event.event},
+            {"mode", event.mode},
+            {"text", event.text}};
+}
+
+json encode(const events_reply& reply) {
+    json list = json::array();
+    for (const event_info& event : reply.events) {
+        list.push_back(encode(event));
+    }
+    return {{"events", std::move(list)}, {"last", reply.last}, {"some_lost", reply.some_lost}};
+}
+
+result<events_reply> decode_events_reply(const json& value) {
+    events_reply reply;
+    field_reader fields(value);
+    fields.required("last", reply.last);
+    fields.required("some_lost", reply.some_lost);
+    UTHIN_TRY(fields.outcome());
+    const auto found = value.find("events");
+    if (found == value.end() || !found->is_array()) {
+        return fail(error_code::invalid_argument, "the field 'events' is missing");
+    }
+    for (const json& item : *found) {
+        event_info event;
+        field_reader of_event(item);
+        of_event.required("number", event.number);
+        of_event.required("time", event.unix_seconds);
+        of_event.required("event", event.event);
+        of_event.required("mode", event.mode);
+        of_event.required("text", event.text);
+        UTHIN_TRY(of_event.outcome());
+        reply.events.push_back(std::move(event));
+    }
+    return reply;
+}
+
 json encode(const volume_info& volume) {
     return {{"name", volume.name},
             {"uuid", volume.uuid},
@@ -219,7 +259,8 @@ json encode(const check_reply& reply) {
             {"data_blocks_used", reply.data_blocks_used},
             {"metadata_blocks_used", reply.metadata_blocks_used},
             {"needs_check", reply.needs_check},
-            {"repaired", reply.repaired}};
+            {"repaired", reply.repaired},
+            {"leaks_mended", reply.leaks_mended}};
 }
 
 result<check_reply> decode_check_reply(const json& value) {
@@ -236,6 +277,7 @@ result<check_reply> decode_check_reply(const json& value) {
     fields.required("metadata_blocks_used", reply.metadata_blocks_used);
     fields.required("needs_check", reply.needs_check);
     fields.required("repaired", reply.repaired);
+    fields.optional("leaks_mended", reply.leaks_mended);
     UTHIN_TRY(fields.outcome());
     return reply;
 }

@@ -27,6 +27,8 @@ using json = nlohmann::json;
 [[nodiscard]] result<json> parse_object(const std::string& text);
 
 [[nodiscard]] json encode(const pool_report& report);
+[[nodiscard]] json encode(const event_info& event);
+[[nodiscard]] json encode(const events_reply& reply);
 [[nodiscard]] json encode(const volume_info& volume);
 [[nodiscard]] json encode(const std::vector<volume_info>& volumes);  // {"volumes":[...]}
 [[nodiscard]] json encode(const check_reply& reply);
@@ -49,6 +51,7 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const error& failure);  // {"error":{"code","errno","message"}}
 
 [[nodiscard]] result<pool_report> decode_report(const json& value);
+[[nodiscard]] result<events_reply> decode_events_reply(const json& value);
 [[nodiscard]] result<volume_info> decode_volume(const json& value);
 [[nodiscard]] result<std::vector<volume_info>> decode_volumes(const json& value);
 [[nodiscard]] result<check_reply> decode_check_reply(const json& value);

@@ -11,38 +11,6 @@ constexpr std::uint32_t preferred_block_bytes_min = 4096;
 
 }  // namespace
 
-// Only counted while the pool is full: a request that needs no new block may pass for one that
-// does, but the common case costs one load.
-class connection::space_place {
-public:
-    explicit space_place(connection& owner) : owner_(owner) {
-        if (owner.engine_.mode() == pool_mode::out_of_data_space) {
-            counted_ = true;
-            refused_ = owner.waiting_.fetch_add(1) >= held_requests_max;
-        }
-    }
-    ~space_place() {
-        if (counted_) {
-            owner_.waiting_.fetch_sub(1);
-        }
-    }
-    space_place(const space_place&) = delete;
-    space_place& operator=(const space_place&) = delete;
-
-    [[nodiscard]] result<void> check() const {
-        if (refused_) {
-            return fail(error_code::no_data_space,
-                        "the pool is full and enough requests of this client wait for space");
-        }
-        return {};
-    }
-
-private:
-    connection& owner_;
-    bool counted_ = false;
-    bool refused_ = false;
-};
-
 std::unique_ptr<connection> connection::open(opened_export opened, pool& engine) {
     return std::unique_ptr<connection>(new connection(std::move(opened), engine));
 }
@@ -62,9 +30,7 @@ result<void> connection::read(std::uint64_t offset_bytes, std::span<std::byte> b
 
 result<void> connection::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
                                bool fua) {
-    const space_place place(*this);
-    UTHIN_TRY(place.check());
-    return opened_.content->write(offset_bytes, buffer, fua);
+    return opened_.content->write(offset_bytes, buffer, fua, &holds_);
 }
 
 result<void> connection::flush() {
@@ -107,8 +73,7 @@ result<bool> connection::zeroing_is_fast(std::uint64_t offset_bytes, std::uint64
 
 result<void> connection::zero(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                               zero_options options) {
-    const space_place place(*this);
-    UTHIN_TRY(place.check());
+    options.holds = &holds_;
     return opened_.content->write_zeroes(offset_bytes, length_bytes, options);
 }
 

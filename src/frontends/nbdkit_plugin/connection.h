@@ -10,7 +10,6 @@
 // Failures  Those of class volume.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,7 +26,7 @@ namespace uthin::frontends {
 class connection {
 public:
     // Half of the threads that nbdkit gives to a connection by default.
-    static constexpr int held_requests_max = 8;
+    static constexpr std::uint32_t held_requests_max = 8;
 
     [[nodiscard]] static std::unique_ptr<connection> open(opened_export opened, pool& engine);
 
@@ -56,12 +55,9 @@ public:
 private:
     connection(opened_export opened, pool& engine) : opened_(std::move(opened)), engine_(engine) {}
 
-    // Takes one of the places of CN1 when the pool is full; no_data_space when they are taken.
-    class space_place;
-
     const opened_export opened_;
     pool& engine_;
-    std::atomic<int> waiting_{0};
+    hold_limit holds_{held_requests_max};  // CN1
 };
 
 }  // namespace uthin::frontends

@@ -48,9 +48,9 @@ configuration* config = nullptr;
 served_pool* served = nullptr;
 uthin::frontends::shutdown_watch* watch = nullptr;
 
-int report(const uthin::error& failure) {
+int report(const uthin::error& failure, int number) {
     nbdkit_error("%s", failure.to_string().c_str());
-    nbdkit_set_error(failure.to_errno());
+    nbdkit_set_error(number);
     return -1;
 }
 
@@ -59,7 +59,7 @@ template <class Body>
 int guarded(const Body& body) {
     try {
         const result<int> outcome = body();
-        return outcome ? *outcome : report(outcome.error());
+        return outcome ? *outcome : report(outcome.error(), outcome.error().to_errno());
     } catch (const std::bad_alloc&) {
         nbdkit_error("out of memory");
         nbdkit_set_error(ENOMEM);
@@ -71,8 +71,9 @@ connection& of(void* handle) {
     return *static_cast<connection*>(handle);
 }
 
+// Of a request of a client.
 int done(const result<void>& outcome) {
-    return outcome ? 0 : report(outcome.error());
+    return outcome ? 0 : report(outcome.error(), uthin::to_io_errno(outcome.error()));
 }
 
 void forward_log(uthin::log_level level, std::string_view component, std::string_view message) {

@@ -42,6 +42,20 @@ TEST(Codec, VolumesSurviveTheWire) {
     EXPECT_EQ(*several, (std::vector{full_volume(), volume_info{}}));
 }
 
+TEST(Codec, EventsSurviveTheWire) {
+    events_reply reply;
+    reply.events = {{1ULL << 52, 1'800'000'000, "mode_changed", "read_only", "because \"of\" it"},
+                    {(1ULL << 52) + 1, 0, "", "", ""}};
+    reply.last = (1ULL << 52) + 1;
+    reply.some_lost = true;
+    EXPECT_EQ(decode_events_reply(sent(encode(reply))).value(), reply);
+    EXPECT_EQ(decode_events_reply(sent(encode(events_reply{}))).value(), events_reply{});
+    json value = sent(encode(reply));
+    value["events"][0].erase("number");
+    EXPECT_FALSE(decode_events_reply(value));
+    EXPECT_FALSE(decode_events_reply(*parse_object(R"({"last":1,"some_lost":false})")));
+}
+
 TEST(Codec, DiffsSurviveTheWire) {
     diff_reply reply;
     reply.from_size_bytes = 1;
@@ -119,7 +133,8 @@ TEST(Codec, RepliesSurviveTheWire) {
                       .data_blocks_used = 6,
                       .metadata_blocks_used = 7,
                       .needs_check = true,
-                      .repaired = true};
+                      .repaired = true,
+                      .leaks_mended = true};
     EXPECT_EQ(encode(*decode_check_reply(sent(encode(check)))), encode(check));
     release_reply release{.pool = {"pool", 0, 10, "0 20 thin-pool"},
                           .volumes = {{"v", 1, 2, "0 4 thin"}}};

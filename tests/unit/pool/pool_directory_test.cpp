@@ -620,6 +620,36 @@ TEST_F(PoolDirectory, ADeletionThatEndedIsNotReportedAsRunning) {
     EXPECT_EQ(pool_->report()->data_used_blocks, 0U);
 }
 
+TEST_F(PoolDirectory, RepairMendsLeaksAndClearsNeedsCheck) {
+    open();
+    create("a");
+    fill("a", 'x');
+    change_metadata([](pool& engine) -> result<void> {
+        UTHIN_TRY(engine.with_metadata([](metadata& stored) -> result<void> {
+            UTHIN_TRY(stored.alloc_data_block());
+            return {};
+        }));
+        UTHIN_TRY(engine.commit());
+        return engine.with_metadata([](metadata& stored) { return stored.set_needs_check(); });
+    });
+    open(open_purpose::inspect);
+    const check_reply damaged = pool_->check({}).value();
+    EXPECT_FALSE(damaged.clean);
+    EXPECT_EQ(damaged.fatal, 0U);
+    EXPECT_TRUE(damaged.needs_check);
+    open();
+    EXPECT_EQ(pool_->report()->mode, "read_only");
+    const check_reply mended = pool_->check({.repair = true}).value();
+    EXPECT_TRUE(mended.clean && mended.leaks_mended && mended.repaired);
+    EXPECT_FALSE(mended.needs_check);
+    EXPECT_EQ(pool_->report()->mode, "write");
+    EXPECT_EQ(pool_->report()->data_used_blocks, 1U);
+    const check_reply clean = pool_->check({.repair = true}).value();
+    EXPECT_TRUE(clean.clean && !clean.leaks_mended && !clean.repaired);
+    EXPECT_EQ(first_byte("a"), 'x');
+    create("b");
+}
+
 TEST_F(PoolDirectory, ReleaseTellsTheTableLines) {
     open();
     create("a", 3 * 512);

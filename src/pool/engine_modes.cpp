@@ -1,0 +1,218 @@
+// What the pool may do, when that changes, and who is told.
+//
+// Source    the kernel's pool modes; docs/modes.md.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "pool/engine.h"
+#include "pool/trimmer.h"
+#include "uthin/log.h"
+
+namespace uthin::pool_engine {
+
+std::string engine::mode_cause() const {
+    lock_guard held(mode_lock_);
+    return mode_cause_;
+}
+
+result<void> engine::alive() const {
+    if (closed_.load() || closing_.load()) {
+        return fail(error_code::failed, "the pool was closed");
+    }
+    if (mode() == pool_mode::fail) {
+        return fail(error_code::failed, "the pool failed: " + mode_cause());
+    }
+    return {};
+}
+
+result<void> engine::may_change() const {
+    switch (mode()) {
+        case pool_mode::write:
+        case pool_mode::out_of_data_space: return {};
+        case pool_mode::out_of_metadata_space:
+            return fail(error_code::no_metadata_space, "the pool's metadata is full");
+        case pool_mode::read_only:
+            return fail(error_code::read_only, "the pool is read-only: " + mode_cause());
+        case pool_mode::fail: break;
+    }
+    return fail(error_code::failed, "the pool failed: " + mode_cause());
+}
+
+result<void> engine::may_delete() const {
+    return mode() == pool_mode::out_of_metadata_space ? result<void>() : may_change();
+}
+
+result<void> engine::allows(need wanted) const {
+    switch (wanted) {
+        case need::nothing: return {};
+        case need::deleting: return may_delete();
+        case need::changing: break;
+    }
+    return may_change();
+}
+
+void engine::set_mode(pool_mode mode, std::string cause) {
+    const pool_mode before = mode_.load();
+    if (before == mode) {
+        return;
+    }
+    const auto id = metadata_->transaction_id();
+    const std::string change = fmt::format("{} -> {}", to_string(before), to_string(mode));
+    const std::string why = cause.empty() ? "" : ": " + cause;
+    log(mode == pool_mode::write ? log_level::info : log_level::warning, "pool",
+        fmt::format("mode {} (transaction id {}){}", change, id ? *id : 0, why));
+    {
+        lock_guard held(mode_lock_);
+        mode_cause_ = std::move(cause);
+        if (mode == pool_mode::out_of_data_space) {
+            out_of_space_since_ = clock_.monotonic();
+        } else if (mode == pool_mode::write) {
+            space_timed_out_ = false;
+        }
+        mode_.store(mode);
+        space_.notify_all();
+    }
+    raise(pool_event::mode_changed, change + why);
+}
+
+void engine::raise(pool_event event, std::string text) {
+    counters_.events.fetch_add(1, std::memory_order_relaxed);
+    if (event != pool_event::mode_changed) {
+        log(log_level::warning, "pool", text);
+    }
+    events_.add({.event = event, .mode = mode(), .text = std::move(text)});
+    if (options_.on_event) {
+        options_.on_event(event);
+    }
+}
+
+void engine::out_of_data_space() {
+    if (mode() == pool_mode::write) {
+        set_mode(pool_mode::out_of_data_space, "no free data block");
+    }
+}
+
+// ---- waiting for space
+
+bool engine::is_waited_for_space() const {
+    return mode() == pool_mode::out_of_data_space && !space_timed_out_ &&
+           !error_if_no_space_.load() && !closing_.load();
+}
+
+std::optional<std::chrono::nanoseconds> engine::time_left_for_space() const {
+    if (no_space_timeout_.count() == 0 || !is_waited_for_space()) {
+        return std::nullopt;
+    }
+    return out_of_space_since_ + no_space_timeout_ - clock_.monotonic();
+}
+
+result<void> engine::wait_for_space(hold_limit* holds) {
+    // Without a thread nobody else could make space.
+    if (!executor_.threaded()) {
+        return fail(error_code::no_data_space, "no free data block in the pool");
+    }
+    if (holds != nullptr && !holds->take()) {
+        return fail(error_code::no_data_space,
+                    "the pool is full and enough requests of this client wait for space");
+    }
+    counters_.held.fetch_add(1);
+    bool in_vain = false;
+    {
+        lock_guard held(mode_lock_);
+        while (is_waited_for_space()) {
+            space_.wait(mode_lock_);
+        }
+        in_vain = mode() == pool_mode::out_of_data_space || closing_.load();
+    }
+    counters_.held.fetch_sub(1);
+    if (holds != nullptr) {
+        holds->leave();
+    }
+    if (in_vain) {
+        return fail(error_code::no_data_space, "no free data block in the pool");
+    }
+    return {};
+}
+
+// Whether or not anybody waits, as in the kernel.
+void engine::look_at_clock() {
+    if (mode() != pool_mode::out_of_data_space) {
+        return;
+    }
+    {
+        const lock_guard held(mode_lock_);
+        const auto left = time_left_for_space();
+        if (!left || left->count() > 0) {
+            return;
+        }
+        space_timed_out_ = true;
+        space_.notify_all();
+    }
+    raise(pool_event::no_space_timeout, "no space for too long: writes fail from now on");
+}
+
+void engine::set_error_if_no_space(bool error_out) {
+    error_if_no_space_.store(error_out);
+    const lock_guard held(mode_lock_);
+    space_timed_out_ = false;
+    out_of_space_since_ = clock_.monotonic();
+    space_.notify_all();
+}
+
+void engine::set_no_space_timeout(std::chrono::nanoseconds timeout) {
+    const lock_guard held(mode_lock_);
+    no_space_timeout_ = timeout;
+}
+
+// ---- space
+
+void engine::leave_read_only() {
+    if (mode() == pool_mode::read_only && !options_.read_only) {
+        static_cast<void>(trimmer_->let_go());  // ORDER: TR2, for what an abort let go
+        metadata_->set_read_write();
+        set_mode(pool_mode::write, "");
+        judge_space();
+    }
+}
+
+void engine::judge_space() {
+    constexpr std::uint64_t resume_blocks_max = 64;
+    const auto data = metadata_->data_space();
+    const auto metadata = metadata_->metadata_space();
+    if (!data || !metadata) {
+        return;
+    }
+    if (metadata->free_blocks == 0) {
+        set_mode(pool_mode::out_of_metadata_space, "no free metadata block beside the reserve");
+        return;
+    }
+    // Some distance, so that the blocks that come and go with each commit do not toggle the mode.
+    const std::uint64_t resume = std::min(resume_blocks_max, metadata->total_blocks / 50 + 1);
+    if (mode() == pool_mode::out_of_metadata_space && metadata->free_blocks >= resume) {
+        set_mode(pool_mode::write, "");
+    }
+    if (mode() == pool_mode::out_of_data_space && data->free_blocks > 0) {
+        set_mode(pool_mode::write, "");
+    }
+}
+
+// Judged on committed states only: within a transaction free blocks come and go, and near the mark
+// each one would be another event.
+void engine::judge_metadata_mark() {
+    const auto space = metadata_->metadata_space();
+    if (!space) {
+        return;
+    }
+    const std::uint64_t mark = metadata_low_watermark_.load();
+    const std::uint64_t free = space->raw_free_blocks;
+    if (free > mark + mark / 8) {
+        metadata_is_low_ = false;
+    } else if (free <= mark && !metadata_is_low_) {
+        metadata_is_low_ = true;
+        raise(pool_event::low_metadata_space,
+              fmt::format("only {} of {} metadata blocks are free", free, space->total_blocks));
+    }
+}
+
+}  // namespace uthin::pool_engine
