@@ -27,6 +27,15 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# Waits for the process PID that a test started, with its exit status; it is forgotten, so that at the
+# end nobody else who got its number meanwhile is killed.
+join() { # PID
+    local status=0 pid left=()
+    wait "$1" || status=$?
+    for pid in "${pids[@]}"; do [ "$pid" = "$1" ] || left+=("$pid"); done
+    pids=("${left[@]}")
+    return "$status"
+}
 skip() { echo "$test_name: skipped: $*"; exit 77; }
 fail() { echo "$test_name: $*" >&2; exit 1; }
 requires() {

@@ -8,7 +8,7 @@ CMD_READ, CMD_WRITE, CMD_FLUSH, CMD_TRIM = 0, 1, 3, 4
 
 
 class Client:
-    """One connection; one request at a time."""
+    """One connection. One request at a time, but for start() and finish()."""
 
     def __init__(self, path, export):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -41,12 +41,23 @@ class Client:
             data += piece
         return bytes(data)
 
-    def _call(self, kind, offset, length, data=b""):
+    def start(self, kind, offset, length, data=b""):
+        """Sends a request without waiting for its reply; returns its handle."""
         self.handle += 1
         self.socket.sendall(struct.pack(">LHHQQL", 0x25609513, 0, kind, self.handle, offset, length)
                             + data)
+        return self.handle
+
+    def finish(self):
+        """The next reply to a request other than a read: handle and error number (0: done)."""
         magic, code, handle = struct.unpack(">LLQ", self._receive(16))
-        assert magic == 0x67446698 and handle == self.handle
+        assert magic == 0x67446698
+        return handle, code
+
+    def _call(self, kind, offset, length, data=b""):
+        sent = self.start(kind, offset, length, data)
+        handle, code = self.finish()
+        assert handle == sent
         if code:
             raise RuntimeError(f"NBD request {kind} at {offset}: error {code}")
         return self._receive(length) if kind == CMD_READ else b""
