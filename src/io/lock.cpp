@@ -1,9 +1,14 @@
 #include "io/lock.h"
 
 #include <fcntl.h>
+#include <linux/major.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
+#include <fstream>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -68,6 +73,18 @@ registry& this_process() {
     return owners;
 }
 
+// Of a loop device; empty when there is none to be found.
+std::string file_behind(dev_t disk) {
+    std::string path;
+    if (major(disk) == LOOP_MAJOR) {
+        std::ifstream sysfs(
+            fmt::format("/sys/dev/block/{}:{}/loop/backing_file", major(disk), minor(disk)));
+        std::getline(sysfs, path);
+    }
+    struct stat status {};
+    return !path.empty() && ::stat(path.c_str(), &status) == 0 ? path : std::string();
+}
+
 class held_ownership final : public ownership {
 public:
     held_ownership(int descriptor, bool owns_descriptor, lock_mode mode) noexcept
@@ -101,6 +118,11 @@ public:
         if (!registered_) {
             return fail(error_code::busy,
                         path + " is already open in this process; close it there first");
+        }
+        // LK1: the loop device and its file are one.
+        if (const std::string file = is_disk ? file_behind(status.st_rdev) : std::string();
+            !file.empty()) {
+            file_ = UTHIN_TRY_CTX(acquire_ownership(file, mode_), path);
         }
         return lock_file(path);
     }
@@ -144,6 +166,7 @@ private:
     identity what_;
     bool registered_ = false;
     bool locked_ = false;
+    std::unique_ptr<ownership> file_;
 };
 
 }  // namespace

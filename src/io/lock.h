@@ -2,7 +2,7 @@
 //
 // Invariants
 //   LK1  One exclusive owner, or any number of shared ones, for each file or disk, whatever path,
-//        symbolic link, hard link or device node it was reached by.
+//        symbolic link, hard link, device node or loop device it was reached by.
 //   LK2  An owner that dies, in whatever way, owns nothing at once.
 //
 // Threads   Any.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Who may open a pool, and what happens to those who may not: 23 cases of paths, owners, permissions and
+"""Who may open a pool, and what happens to those who may not: 24 cases of paths, owners, permissions and
 ends. A refused command says why in one line and changes nothing; a pool that lost its owner opens at once."""
 import hashlib
 import os
@@ -95,6 +95,17 @@ def bind_mount(p):
         refused(tool("uthin", "serve", at, "--socket", at + ".sock"), OWNED)
     finally:
         subprocess.run(["umount", at], check=True)
+
+
+def loop_device(p):
+    done = subprocess.run(["losetup", "--show", "-f", f"{p.served.path}/metadata"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return "there are no loop devices here"
+    device = done.stdout.strip()
+    try:
+        refused(tool("thin_check", device), "owned", "in use")
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
 
 
 def second_metadata(p):
@@ -250,7 +261,7 @@ def ended_during_commits(p):
         client.socket.close()
 
 
-CASES = [same_path, symbolic_link, hard_link, bind_mount, second_metadata, second_data, swapped,
+CASES = [same_path, symbolic_link, hard_link, bind_mount, loop_device, second_metadata, second_data, swapped,
          reader_beside_writer, repair_beside_writer, writer_beside_writer, commands_go_through_the_server,
          killed_owner, forked_owner, read_only_files, a_directory, a_fifo, too_small, odd_size, no_permission,
          control_socket_of_another, unlinked_while_open, chmod_while_open, ended_during_commits]
