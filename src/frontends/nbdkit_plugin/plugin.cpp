@@ -186,15 +186,29 @@ void announce() {
     }
 }
 
+// nbdkit waits for its clients' threads, which wait in send(): all is made durable here, and the
+// process ends under them.
+void end_without_clients() {
+    nbdkit_error("clients that take no replies are left behind");
+    const int status = guarded([]() -> result<int> {
+        UTHIN_TRY_CTX(served->stop(), "closing the pool");
+        return 0;
+    });
+    remove_files();
+    ::_exit(status == 0 ? 0 : 1);
+}
+
 int plugin_after_fork() {
     const int status = guarded([]() -> result<int> {
         std::unique_ptr<served_pool> pool = UTHIN_TRY(served_pool::open(config->pool));
         // Before the control socket listens: only the NBD sockets are the watch's business.
         auto new_watch = std::make_unique<uthin::frontends::shutdown_watch>();
         UTHIN_TRY(pool->start());
-        UTHIN_TRY(new_watch->start([engine = &pool->engine()] {
-            engine->set_error_if_no_space(true);  // what waits for space fails now
-        }));
+        UTHIN_TRY(new_watch->start(
+            [engine = &pool->engine()] {
+                engine->set_error_if_no_space(true);  // what waits for space fails now
+            },
+            end_without_clients));
         watch = new_watch.release();
         served = pool.release();
         return 0;

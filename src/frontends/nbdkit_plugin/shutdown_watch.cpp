@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@ namespace {
 
 // A client that was just accepted may not be in the table of open files at the first look.
 constexpr std::chrono::milliseconds look_again_after(100);
+constexpr std::chrono::milliseconds patience(10'000);
 
 // What the signal handler may touch: set before it is installed, unchanged while it is.
 std::atomic<int> event_number{-1};
@@ -90,13 +92,15 @@ bool is_same_service(const sockaddr_storage& a, const sockaddr_storage& b) {
 
 }  // namespace
 
-result<void> shutdown_watch::start(std::function<void()> on_end) {
+result<void> shutdown_watch::start(std::function<void()> on_end, std::function<void()> on_late) {
     const int event = ::eventfd(0, EFD_CLOEXEC);
     if (event < 0) {
         return fail(error_code::io_error, "cannot make an event for the end of the server", errno);
     }
     event_number.store(event);
-    UTHIN_TRY(thread_.start([this, on_end = std::move(on_end)] { wait_and_end(on_end); }));
+    UTHIN_TRY(thread_.start([this, on_end = std::move(on_end), on_late = std::move(on_late)] {
+        wait_and_end(on_end, on_late);
+    }));
     for (const int number : end_signals) {
         struct sigaction& before = previous[static_cast<std::size_t>(number)];
         ::sigaction(number, nullptr, &before);
@@ -128,7 +132,8 @@ void shutdown_watch::stop() {
     }
 }
 
-void shutdown_watch::wait_and_end(const std::function<void()>& on_end) const {
+void shutdown_watch::wait_and_end(const std::function<void()>& on_end,
+                                  const std::function<void()>& on_late) const {
     std::uint64_t events = 0;
     while (::read(event_number.load(), &events, sizeof(events)) != sizeof(events)) {
     }
@@ -139,6 +144,18 @@ void shutdown_watch::wait_and_end(const std::function<void()>& on_end) const {
     end_connections();
     system_clock().sleep_for(look_again_after);
     end_connections();
+    // SW2. Another signal in the meantime changes nothing.
+    const std::chrono::nanoseconds end = system_clock().monotonic() + patience;
+    pollfd event{event_number.load(), POLLIN, 0};
+    for (std::chrono::nanoseconds rest = patience; rest.count() > 0;
+         rest = end - system_clock().monotonic()) {
+        const auto rest_ms = std::chrono::ceil<std::chrono::milliseconds>(rest);
+        if (::poll(&event, 1, static_cast<int>(rest_ms.count())) > 0 &&
+            ::read(event.fd, &events, sizeof(events)) == sizeof(events) && events >= event_stop) {
+            return;
+        }
+    }
+    on_late();
 }
 
 shutdown_watch::shutdown_watch() {

@@ -9,7 +9,9 @@
 //   may
 //        itself be a client of other servers.
 //
-//   SW2  nbdkit's own handlers of these signals run as before, and are back after stop().
+//   SW2  A client that takes no replies holds the end up for a bounded time.
+//
+//   SW3  nbdkit's own handlers of these signals run as before, and are back after stop().
 //
 // Threads   start, stop: nbdkit's main thread. One object at a time: signals belong to the process.
 //
@@ -38,14 +40,16 @@ public:
     shutdown_watch(const shutdown_watch&) = delete;
     shutdown_watch& operator=(const shutdown_watch&) = delete;
 
-    // `on_end` runs once, before the connections are ended, if a signal ends the server.
-    [[nodiscard]] result<void> start(std::function<void()> on_end);
+    // `on_end` runs once, before the connections are ended, if a signal ends the server. `on_late`
+    // runs when some are still there 10 s later: their clients take no replies.
+    [[nodiscard]] result<void> start(std::function<void()> on_end, std::function<void()> on_late);
     void stop();
 
 private:
     static constexpr std::array<int, 4> end_signals = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
 
-    void wait_and_end(const std::function<void()>& on_end) const;
+    void wait_and_end(const std::function<void()>& on_end,
+                      const std::function<void()>& on_late) const;
     void end_connections() const;
 
     std::vector<sockaddr_storage> listening_;
