@@ -31,6 +31,9 @@ std::unexpected<error> nbd_failure(const std::string& uri, const char* what) {
                       fmt::format("{}: {}: {}", uri, what, text != nullptr ? text : "no reason"));
 }
 
+constexpr nbd_completion_callback no_completion{
+    .callback = nullptr, .user_data = nullptr, .free = nullptr};
+
 }  // namespace
 
 result<std::unique_ptr<nbd_device>> nbd_device::open(const std::string& uri,
@@ -214,10 +217,9 @@ public:
             collect(in_flight_max - 1);
             const std::uint64_t part = std::min<std::uint64_t>(rest.size(), request_bytes_max);
             const std::int64_t cookie =
-                is_read ? nbd().aio_pread(handle_, rest.data(), part, offset_bytes,
-                                          NBD_NULL_COMPLETION, 0)
-                        : nbd().aio_pwrite(handle_, rest.data(), part, offset_bytes,
-                                           NBD_NULL_COMPLETION, 0);
+                is_read
+                    ? nbd().aio_pread(handle_, rest.data(), part, offset_bytes, no_completion, 0)
+                    : nbd().aio_pwrite(handle_, rest.data(), part, offset_bytes, no_completion, 0);
             if (cookie < 0) {
                 note(nbd_failure(uri_, is_read ? "read failed" : "write failed"));
                 return;
