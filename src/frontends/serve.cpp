@@ -27,6 +27,7 @@ constexpr int first_passed_descriptor = 3;
 struct announcement {
     std::string uri;
     int output = -1;                  // where to print it; nbdkit takes standard output away
+    std::size_t sockets = 0;          // that listen
     std::vector<std::string> remove;  // at the end
 };
 
@@ -213,6 +214,7 @@ std::vector<std::string> server_arguments(const serve_options& options,
     arguments.push_back("socket=" + options.socket_path);
     arguments.push_back("ready-line=" + announced.uri);
     arguments.push_back(fmt::format("ready-descriptor={}", announced.output));
+    arguments.push_back(fmt::format("restart-sockets={}", announced.sockets));
     if (tls) {
         arguments.emplace_back("tcp-needs-tls=true");
     }
@@ -272,6 +274,7 @@ result<void> become_server(const serve_options& options, announcement& announced
         }
     }
     announced.output = UTHIN_TRY(pass_descriptors(sockets));
+    announced.sockets = sockets.size();
     std::vector<std::string> arguments = server_arguments(options, announced);
     std::vector<char*> argv;
     for (std::string& argument : arguments) {

@@ -22,6 +22,7 @@
 
 #include "base/result.h"
 #include "frontends/nbdkit_plugin/connection.h"
+#include "frontends/nbdkit_plugin/restart.h"
 #include "frontends/nbdkit_plugin/shutdown_watch.h"
 #include "frontends/served_pool.h"
 #include "uthin/log.h"
@@ -39,6 +40,7 @@ struct configuration {
     uthin::frontends::served_pool_options pool;
     std::string ready_line;
     int ready_descriptor = -1;
+    unsigned restart_sockets = 0;
     std::vector<std::string> remove;
     bool tcp_needs_tls = false;
 };
@@ -148,6 +150,9 @@ int plugin_config(const char* key, const char* value) {
     if (name == "ready-descriptor") {
         return nbdkit_parse_int("ready-descriptor", value, &config->ready_descriptor);
     }
+    if (name == "restart-sockets") {
+        return nbdkit_parse_unsigned("restart-sockets", value, &config->restart_sockets);
+    }
     if (name == "remove") {
         config->remove.emplace_back();
         return set_path(config->remove.back(), value);
@@ -209,6 +214,9 @@ int plugin_after_fork() {
                 engine->set_error_if_no_space(true);  // what waits for space fails now
             },
             end_without_clients));
+        if (config->restart_sockets > 0) {
+            UTHIN_TRY(uthin::frontends::arm_restart(config->restart_sockets));
+        }
         watch = new_watch.release();
         served = pool.release();
         return 0;

@@ -27,6 +27,7 @@ constexpr std::chrono::milliseconds patience(10'000);
 
 // What the signal handler may touch: set before it is installed, unchanged while it is.
 std::atomic<int> event_number{-1};
+std::atomic<bool> ended{false};
 std::array<struct sigaction, NSIG> previous;
 
 constexpr std::uint64_t event_signal = 1;       // a signal ended the server
@@ -38,6 +39,7 @@ void tell(std::uint64_t event) {
 
 void handle_signal(int number, siginfo_t* info, void* context) {
     const int saved = errno;
+    ended.store(true);
     tell(event_signal);
     const struct sigaction& before = previous[static_cast<std::size_t>(number)];
     if ((before.sa_flags & SA_SIGINFO) != 0) {
@@ -130,6 +132,10 @@ void shutdown_watch::stop() {
         thread_.join();
         ::close(event_number.exchange(-1));
     }
+}
+
+bool shutdown_watch::end_has_begun() noexcept {
+    return ended.load();
 }
 
 void shutdown_watch::wait_and_end(const std::function<void()>& on_end,

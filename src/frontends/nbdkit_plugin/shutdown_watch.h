@@ -44,6 +44,8 @@ public:
     // runs when some are still there 10 s later: their clients take no replies.
     [[nodiscard]] result<void> start(std::function<void()> on_end, std::function<void()> on_late);
     void stop();
+    // A signal told the server to end. Safe in a signal handler.
+    [[nodiscard]] static bool end_has_begun() noexcept;
 
 private:
     static constexpr std::array<int, 4> end_signals = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
