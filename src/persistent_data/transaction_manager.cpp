@@ -42,6 +42,7 @@ result<void> transaction_manager::open_space_map(const disk_space_map_root& root
 
 result<shadow> transaction_manager::new_block(block_kind kind) {
     const metadata_block fresh(UTHIN_TRY(metadata_map_->new_block()));
+    tell_owner_hook(fresh);
     const block_bytes bytes = UTHIN_TRY(blocks_.edit_new(fresh, kind));
     exclusive_.insert(fresh.value());
     return shadow{fresh, bytes, false};
@@ -54,10 +55,20 @@ result<shadow> transaction_manager::shadow_block(metadata_block where, block_kin
     const std::uint32_t pointers = UTHIN_TRY(metadata_map_->count(where.value()));
     const block_ref original = UTHIN_TRY(blocks_.writer_read(where, kind));
     const metadata_block copy(UTHIN_TRY(metadata_map_->new_block()));
+    tell_owner_hook(copy);
+    if (pointers > 1) {
+        tell_owner_hook(where);
+    }
     UTHIN_TRY(metadata_map_->dec(where.value(), where.value() + 1));
     const block_bytes bytes = UTHIN_TRY(blocks_.edit_copy(copy, original));
     exclusive_.insert(copy.value());
     return shadow{copy, bytes, pointers > 1};
+}
+
+void transaction_manager::tell_owner_hook(metadata_block where) {
+    if (owner_hook_) {
+        owner_hook_(where);
+    }
 }
 
 result<block_ref> transaction_manager::read(metadata_block where, block_kind kind) {

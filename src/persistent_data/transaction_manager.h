@@ -9,6 +9,7 @@
 // Source    docs/format.md 9.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <unordered_set>
 
@@ -53,6 +54,10 @@ public:
         return exclusive_.contains(where.value());
     }
 
+    // Called for each block that is used anew, and for each one that was copied while others point
+    // to it as well: what is below it has more owners from now on.
+    void set_owner_hook(std::function<void(metadata_block)> hook) { owner_hook_ = std::move(hook); }
+
     // The transaction became durable: its blocks are not its own any more.
     void committed();
 
@@ -63,11 +68,13 @@ public:
 
 private:
     class writer_source;
+    void tell_owner_hook(metadata_block where);
 
     block_manager& blocks_;
     std::unique_ptr<writer_source> source_;
     std::unique_ptr<space_map_metadata> metadata_map_;
     std::unordered_set<std::uint64_t> exclusive_;
+    std::function<void(metadata_block)> owner_hook_;
 };
 
 }  // namespace uthin::persistent_data

@@ -18,6 +18,8 @@
 
 namespace uthin::thin_metadata {
 
+class subtree_memo;
+
 class metadata_view {
 public:
     metadata_view() = default;
@@ -30,6 +32,9 @@ public:
     // A metadata snapshot publishes no space maps.
     [[nodiscard]] virtual bool has_space_maps() const = 0;
     [[nodiscard]] virtual bool expired() const = 0;
+    // Of a live pool: the transaction whose commit this is, and what is remembered of its nodes.
+    [[nodiscard]] virtual std::uint64_t transaction() const { return 0; }
+    [[nodiscard]] virtual subtree_memo* memo() { return nullptr; }
 };
 
 struct offline_options {

@@ -125,6 +125,9 @@ result<void> metadata::impl::format() {
 }
 
 void metadata::impl::install_hooks() {
+    // ORDER: SB1. In the change itself, so before its commit.
+    open_->tm.set_owner_hook(
+        [this](metadata_block node) { memo_.changed(node, open_transaction_.load()); });
     open_->tm.metadata_map().set_allocation_hook(
         [this](std::uint64_t free) { metadata_threshold_.observe(free); });
     open_->data_map.set_allocation_hook(

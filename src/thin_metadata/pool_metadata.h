@@ -22,6 +22,7 @@
 #include "persistent_data/space_map_metadata.h"
 #include "persistent_data/transaction_manager.h"
 #include "thin_metadata/metadata_view.h"
+#include "thin_metadata/subtree_memo.h"
 #include "thin_metadata/superblock.h"
 #include "uthin/metadata.h"
 
@@ -202,6 +203,7 @@ struct metadata::impl {
     block_device& device_;
     const metadata_options options;
     mutable persistent_data::block_manager blocks;
+    thin_metadata::subtree_memo memo_;
     std::unique_ptr<thin_metadata::open_structures> open_;
     thin_metadata::metadata_roots now_;
     thin_metadata::disk_superblock committed_{};
@@ -274,14 +276,18 @@ private:
 class live_view final : public metadata_view {
 public:
     live_view(persistent_data::block_manager& blocks, const disk_superblock& superblock,
-              std::uint64_t transaction)
-        : superblock_(superblock), transaction_(transaction), source_(blocks, expired_) {}
+              std::uint64_t transaction, subtree_memo& memo)
+        : superblock_(superblock),
+          transaction_(transaction),
+          memo_(memo),
+          source_(blocks, expired_) {}
 
     [[nodiscard]] block_source& source() override { return source_; }
     [[nodiscard]] const disk_superblock& superblock() const override { return superblock_; }
     [[nodiscard]] bool has_space_maps() const override { return true; }
     [[nodiscard]] bool expired() const override { return expired_.load(); }
-    [[nodiscard]] std::uint64_t transaction() const noexcept { return transaction_; }
+    [[nodiscard]] std::uint64_t transaction() const override { return transaction_; }
+    [[nodiscard]] subtree_memo* memo() override { return &memo_; }
     void expire() noexcept { expired_.store(true); }
 
 private:
@@ -312,6 +318,7 @@ private:
     std::atomic<bool> expired_{false};
     const disk_superblock superblock_;
     const std::uint64_t transaction_;
+    subtree_memo& memo_;
     checked_source source_;
 };
 

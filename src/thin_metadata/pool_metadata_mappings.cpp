@@ -388,6 +388,7 @@ result<void> metadata::build_device(device_id id, const device_details& details,
         // Published as it grows: nothing points to the new tree yet, so no reader can come across
         // it.
         constexpr std::uint64_t blocks_between_publishing = 1024;
+        impl_->memo_.changed_everywhere(impl_->open_transaction_.load());
         persistent_data::btree_builder builder(impl_->open_->bottom);
         device_details built = details;
         built.mapped_blocks = 0;

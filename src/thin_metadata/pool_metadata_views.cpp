@@ -73,8 +73,8 @@ result<std::optional<metadata_block>> metadata::metadata_snap() const {
 
 result<std::shared_ptr<thin_metadata::metadata_view>> metadata::create_view() {
     UTHIN_TRY(impl_->usable());
-    auto view =
-        std::make_shared<live_view>(impl_->blocks, impl_->committed_, durable_transaction());
+    auto view = std::make_shared<live_view>(impl_->blocks, impl_->committed_, durable_transaction(),
+                                            impl_->memo_);
     const lock_guard guard(impl_->views_lock_);
     impl_->views_.push_back(view);
     return view;
