@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -89,6 +90,11 @@ struct pool_options {
     std::uint32_t mapping_cache_entries = 1U << 14;
     // Requests that the executor takes in one turn.
     std::uint32_t executor_batch = 64;
+    // Parts of blocks that are discarded one by one are remembered (in memory only), and the block
+    // is unmapped when all of it was. False: such parts are left alone, as by the kernel.
+    bool remember_partial_discards = true;
+    // Of discards that are passed down, by trim() too; 0: as fast as the device takes them.
+    std::uint64_t discard_bytes_per_s = 0;
     bool read_only = false;  // no device is written
     bool format = false;     // a blank metadata device may be formatted
     // Must equal the stored size; 0 accepts it (not when formatting).
@@ -102,6 +108,15 @@ struct pool_options {
 struct snapshot_request {
     device_id origin;
     device_id id;  // the new device
+};
+
+// What a device may take of the pool's data blocks.
+struct space_policy {
+    // It can map so many whatever others do. 0: nothing is promised.
+    std::uint64_t reserved_blocks = 0;
+    // It never maps more. 0: no limit.
+    std::uint64_t limit_blocks = 0;
+    bool operator==(const space_policy&) const = default;
 };
 
 // What the kernel's status line holds, and more. Sizes in blocks of their device.
@@ -125,6 +140,9 @@ struct pool_status {
     std::uint64_t open_volume_count = 0;
     bool zero_new_blocks = true;
     bool read_only_requested = false;
+    // Promised to devices that have not mapped them yet. More than are free when somebody else (the
+    // kernel, an older uthin) took them.
+    std::uint64_t data_promised_blocks = 0;
 };
 
 // Since open.
@@ -134,6 +152,7 @@ struct pool_counters {
     std::uint64_t provisioned_blocks = 0;
     std::uint64_t broken_blocks = 0;  // copied because shared
     std::uint64_t discarded_requests = 0;
+    std::uint64_t pieced_blocks = 0;       // unmapped because all of their parts had been discarded
     std::uint64_t passed_down_blocks = 0;  // free blocks that the data device was told of
     std::uint64_t ignored_discards = 0;    // succeeded without effect in a read-only mode
     std::uint64_t snapshots = 0;
@@ -242,6 +261,13 @@ public:
     void set_error_if_no_space(bool error_out);
     void set_no_space_timeout(std::chrono::nanoseconds timeout);
     [[nodiscard]] result<void> set_discard(discard_mode mode);
+    void set_discard_rate(std::uint64_t bytes_per_s);
+    // The policies of all devices from now on; they are not stored. A device that does not exist
+    // yet has mapped nothing. A write that would break one fails with no_data_space at once, and
+    // only that: it is never held, and the mode stays. With `must_fit` no_data_space when more
+    // would be promised than before and than is free.
+    [[nodiscard]] result<void> set_space_policies(std::map<device_id, space_policy> policies,
+                                                  bool must_fit);
 
     // Discards all free space of the data device, in steps between which other requests go on. With
     // discard_mode::passdown whatever becomes free is discarded soon after the commit that frees

@@ -154,7 +154,9 @@ public:
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                             zero_options options = {});
     // Unmaps the blocks that lie wholly inside the range: they read as zeros (or as the external
-    // origin again). Parts of blocks at either end keep their content. Succeeds without effect in
+    // origin again). Parts of blocks at either end keep their content, until every part of their
+    // block was discarded and not written since: then it is unmapped as well
+    // (pool_options::remember_partial_discards). Succeeds without effect in
     // read_only mode, as the kernel does; unsupported with discard_mode::ignore.
     [[nodiscard]] result<void> discard(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     // VO4. Writes no metadata when the volume has no change that is not durable.

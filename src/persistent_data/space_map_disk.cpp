@@ -70,7 +70,14 @@ result<std::uint32_t> space_map_disk::count(std::uint64_t block) {
 
 result<void> space_map_disk::inc(std::uint64_t begin, std::uint64_t end) {
     UTHIN_TRY(check_range(begin, end));
-    return begin == end ? result<void>{} : counts_.inc_range(begin, end);
+    if (begin == end) {
+        return {};
+    }
+    // What was free is given out as by new_range(): nobody else gets it before the next commit.
+    const std::uint64_t before = counts_.nr_allocated();
+    UTHIN_TRY(counts_.inc_range(begin, end));
+    allocated_since_commit_ += counts_.nr_allocated() - before;
+    return {};
 }
 
 result<void> space_map_disk::dec(std::uint64_t begin, std::uint64_t end) {

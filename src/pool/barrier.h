@@ -52,7 +52,7 @@ public:
             return;
         }
         for (const auto& state : closed_) {
-            state->cache.advance_epoch();
+            renew(state->cache);
             state->tickets.open_door(reads_too_);
         }
         closed_.clear();
@@ -61,6 +61,8 @@ public:
 protected:
     // Never next::blocked or next::space.
     [[nodiscard]] virtual next act() = 0;
+    // BA2.
+    virtual void renew(mapping_cache& cache) { cache.advance_epoch(); }
 
     engine& engine_;
 

@@ -72,6 +72,7 @@ work::next deletion::run() {
         return engine_.refuse(*this, std::move(gone).error());
     }
     engine_.changed(true);
+    engine_.shares().all_changed();
     wants_commit_ = true;
     return next::done;
 }

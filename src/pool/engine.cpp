@@ -21,6 +21,7 @@ engine::engine(std::unique_ptr<block_device> metadata_device,
       discard_(options_.discard),
       error_if_no_space_(options_.error_if_no_space),
       low_water_blocks_(options_.low_water_blocks),
+      discard_bytes_per_s_(options_.discard_bytes_per_s),
       no_space_timeout_(options_.no_space_timeout) {
 }
 

@@ -25,6 +25,7 @@
 #include "pool/data_epochs.h"
 #include "pool/event_log.h"
 #include "pool/executor.h"
+#include "pool/space_shares.h"
 #include "pool/volume_state.h"
 #include "uthin/metadata.h"
 #include "uthin/pool.h"
@@ -80,6 +81,8 @@ public:
     [[nodiscard]] result<void> repair_leaks();
     void set_low_water(std::uint64_t blocks);
     [[nodiscard]] result<void> set_discard(discard_mode mode);
+    [[nodiscard]] result<void> set_space_policies(std::map<device_id, space_policy> policies,
+                                                  bool must_fit);
     // Runs `change` on the executor: alone or in a batch, committing afterwards or not, if the mode
     // allows what it needs.
     enum class need : std::uint8_t { nothing, deleting, changing };
@@ -124,6 +127,8 @@ public:
     [[nodiscard]] bool may_use(data_block allocated);
     // Executor. The block got its mapping.
     void settle(data_block block);
+    // Executor. Blocks that can be allocated now; those that the batch took are taken off.
+    [[nodiscard]] result<std::uint64_t> free_blocks() const;
     // Executor. It got none and was given back: nobody but its allocator ever saw it.
     void never_used(data_block block);
     // Executor. Counts aborts: what was allocated in an older era is not ours any more.
@@ -154,6 +159,8 @@ public:
     [[nodiscard]] uthin::metadata& metadata() noexcept { return *metadata_; }
     [[nodiscard]] block_device& data() noexcept { return *data_device_; }
     [[nodiscard]] trimmer& space_trimmer() noexcept { return *trimmer_; }
+    // Executor.
+    [[nodiscard]] space_shares& shares() noexcept { return shares_; }
     [[nodiscard]] executor& worker() noexcept { return executor_; }
     [[nodiscard]] bio_prison& prison() noexcept { return prison_; }
     [[nodiscard]] data_epochs& epochs() noexcept { return epochs_; }
@@ -162,6 +169,13 @@ public:
     [[nodiscard]] bool zero_new_blocks() const noexcept { return zero_new_blocks_.load(); }
     void set_zero_new_blocks(bool zero) noexcept { zero_new_blocks_.store(zero); }
     [[nodiscard]] discard_mode discards() const noexcept { return discard_.load(); }
+    [[nodiscard]] std::uint64_t discard_bytes_per_s() const noexcept {
+        return discard_bytes_per_s_.load();
+    }
+    void set_discard_rate(std::uint64_t bytes_per_s) noexcept {
+        discard_bytes_per_s_.store(bytes_per_s);
+    }
+    [[nodiscard]] std::chrono::nanoseconds now() const { return clock_.monotonic(); }
     [[nodiscard]] const pool_options& options() const noexcept { return options_; }
 
     struct counter_set {
@@ -172,6 +186,7 @@ public:
         std::atomic<std::uint64_t> provisioned{0};
         std::atomic<std::uint64_t> broken{0};
         std::atomic<std::uint64_t> discards{0};
+        std::atomic<std::uint64_t> pieced{0};
         std::atomic<std::uint64_t> ignored_discards{0};
         std::atomic<std::uint64_t> snapshots{0};
         std::atomic<std::uint64_t> commits{0};
@@ -205,6 +220,7 @@ private:
     [[nodiscard]] result<std::shared_ptr<volume_state>> open_state(device_id id,
                                                                    std::uint64_t size_bytes);
     [[nodiscard]] result<void> close_devices();
+    [[nodiscard]] result<std::uint64_t> promised_blocks();
 
     const pool_options options_;
     clock& clock_;
@@ -230,6 +246,8 @@ private:
     std::atomic<discard_mode> discard_;
     std::atomic<bool> error_if_no_space_;
     std::atomic<std::uint64_t> low_water_blocks_;
+    std::atomic<std::uint64_t> discard_bytes_per_s_;
+    std::atomic<bool> has_shares_{false};
 
     // Executor only.
     bool changed_ = false;
@@ -240,6 +258,8 @@ private:
     bool metadata_is_low_ = false;
     std::chrono::nanoseconds changed_since_{0};
     std::uint64_t era_ = 0;
+    space_shares shares_;
+    std::uint64_t allocated_in_batch_ = 0;
     std::set<std::uint64_t> in_flight_;  // data blocks, EN2
     // Data blocks that were given out since the last commit. Freed again before the next one they
     // are free in the committed state too, and the metadata would allocate them at once.

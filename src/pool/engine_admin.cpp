@@ -102,7 +102,44 @@ result<pool_status> engine::status(bool commit_first) {
     now.open_volume_count = open_volume_count();
     now.zero_new_blocks = zero_new_blocks();
     now.read_only_requested = options_.read_only;
+    now.data_promised_blocks = UTHIN_TRY(promised_blocks());
     return now;
+}
+
+result<std::uint64_t> engine::promised_blocks() {
+    std::uint64_t promised = 0;
+    if (has_shares_.load()) {
+        UTHIN_TRY(run(
+            [&]() -> result<void> {
+                promised = UTHIN_TRY(shares_.promised_blocks(*metadata_));
+                return {};
+            },
+            {.needs = need::nothing, .alone = true, .counts_as_change = false}));
+    }
+    return promised;
+}
+
+result<void> engine::set_space_policies(std::map<device_id, space_policy> policies, bool must_fit) {
+    const auto replace = [&]() -> result<void> {
+        const std::uint64_t before = UTHIN_TRY(shares_.promised_blocks(*metadata_));
+        const space_shares old = shares_;
+        shares_.replace(policies);
+        const std::uint64_t after = UTHIN_TRY(shares_.promised_blocks(*metadata_));
+        if (must_fit && after > before) {
+            if (frees_pending_ && may_delete()) {
+                UTHIN_TRY(commit());  // what was freed counts
+            }
+            const std::uint64_t free = UTHIN_TRY(free_blocks());
+            if (after > free) {
+                shares_ = old;
+                return fail(error_code::no_data_space,
+                            fmt::format("{} blocks would be promised, {} are free", after, free));
+            }
+        }
+        has_shares_.store(!shares_.empty());
+        return {};
+    };
+    return run(replace, {.needs = need::nothing, .alone = true, .counts_as_change = false});
 }
 
 pool_counters engine::counters() const {
@@ -112,6 +149,7 @@ pool_counters engine::counters() const {
     now.provisioned_blocks = counters_.provisioned.load();
     now.broken_blocks = counters_.broken.load();
     now.discarded_requests = counters_.discards.load();
+    now.pieced_blocks = counters_.pieced.load();
     now.passed_down_blocks = trimmer_->discarded_blocks();
     now.ignored_discards = counters_.ignored_discards.load();
     now.snapshots = counters_.snapshots.load();

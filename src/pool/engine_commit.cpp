@@ -42,6 +42,7 @@ work::next simple_work::run() {
     }
     if (style_.counts_as_change) {
         engine_.changed(true);
+        engine_.shares().all_changed();
     }
     return next::done;
 }
@@ -70,6 +71,7 @@ void engine::spare_the_reserve() {
 // with its grace lies in between.
 bool engine::may_use(data_block allocated) {
     constexpr std::size_t remembered_max = 1U << 18;
+    ++allocated_in_batch_;
     if (!used_since_commit_.insert(allocated.value()).second) {
         parked_.push_back(allocated.value());
         return false;
@@ -79,6 +81,11 @@ bool engine::may_use(data_block allocated) {
     }
     in_flight_.insert(allocated.value());
     return true;
+}
+
+result<std::uint64_t> engine::free_blocks() const {
+    const space_counts published = UTHIN_TRY(metadata_->data_space());
+    return published.free_blocks - std::min(published.free_blocks, allocated_in_batch_);
 }
 
 void engine::settle(data_block block) {
@@ -100,11 +107,13 @@ work::next engine::refuse(work& request, error why) {
 
 void engine::begin_batch() {
     broken_by_.reset();
+    allocated_in_batch_ = 0;
     metadata_->begin_batch();
 }
 
 result<void> engine::end_batch() {
     metadata_->publish_batch();
+    allocated_in_batch_ = 0;
     return end_alone();
 }
 
@@ -138,6 +147,7 @@ void engine::metadata_failed(const error& why) {
     parked_.clear();
     used_since_commit_.clear();
     trimmer_->aborted();
+    shares_.aborted();
     changed_ = false;
     frees_pending_ = false;
     commit_requested_ = false;

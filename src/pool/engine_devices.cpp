@@ -94,6 +94,11 @@ private:
             return engine_.refuse(*this, std::move(swapped).error());
         }
         engine_.changed(true);
+        engine_.shares().all_changed();
+        // What was discarded of the old content says nothing about the new one.
+        if (const auto state = engine_.find_open(id_)) {
+            state->discarded_parts.clear();
+        }
         return next::done;
     }
 

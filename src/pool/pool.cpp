@@ -167,6 +167,15 @@ result<void> pool::set_discard(discard_mode mode) {
     return engine_->set_discard(mode);
 }
 
+void pool::set_discard_rate(std::uint64_t bytes_per_s) {
+    engine_->set_discard_rate(bytes_per_s);
+}
+
+result<void> pool::set_space_policies(std::map<device_id, space_policy> policies, bool must_fit) {
+    UTHIN_TRY(engine_->alive());
+    return engine_->set_space_policies(std::move(policies), must_fit);
+}
+
 result<std::uint64_t> pool::trim() {
     UTHIN_TRY(engine_->alive());
     return engine_->space_trimmer().trim();

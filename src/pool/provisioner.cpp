@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <fmt/format.h>
+
 #include "base/aligned_buffer.h"
 #include "pool/copier.h"
 #include "pool/trimmer.h"
@@ -41,7 +43,8 @@ private:
 // Finds new blocks for the first part of the plan: as many as there are.
 class allocate_work final : public work {
 public:
-    allocate_work(engine& owner, std::span<block_plan> plan) : engine_(owner), plan_(plan) {}
+    allocate_work(engine& owner, const volume_state& state, std::span<block_plan> plan)
+        : engine_(owner), state_(state), plan_(plan) {}
 
     [[nodiscard]] next run() override {
         era_ = engine_.era();
@@ -61,8 +64,57 @@ public:
             set_outcome(fail(error_code::no_metadata_space, "the pool's metadata is full"));
             return next::done;
         }
-        while (count_ < plan_.size()) {
-            auto found = engine_.metadata().alloc_data_range(plan_.size() - count_);
+        const auto granted = share_of_plan();
+        if (!granted) {
+            return engine_.refuse(*this, granted.error());
+        }
+        return *granted == 0 ? nothing_granted() : allocate(*granted);
+    }
+
+    // As long as it is done and failed: not for want of free blocks.
+    [[nodiscard]] bool at_limit() const noexcept { return at_limit_; }
+    [[nodiscard]] std::size_t count() const noexcept { return count_; }
+    [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
+
+private:
+    // The blocks at the front of the plan that the volume may have, as far as promises and limits
+    // go.
+    [[nodiscard]] result<std::size_t> share_of_plan() {
+        space_shares& shares = engine_.shares();
+        if (shares.empty()) {
+            return plan_.size();
+        }
+        auto claim = UTHIN_TRY(
+            shares.begin_claim(state_.id, UTHIN_TRY(engine_.free_blocks()), engine_.metadata()));
+        std::size_t count = 0;
+        while (count < plan_.size()) {
+            verdict_ = claim.take(!plan_[count].old.has_value());
+            if (verdict_ != space_shares::verdict::granted) {
+                break;
+            }
+            ++count;
+        }
+        return count;
+    }
+
+    // ENOSPC for this volume alone: the pool's mode does not change.
+    [[nodiscard]] next nothing_granted() {
+        if (verdict_ == space_shares::verdict::promised_to_others && !retried() &&
+            engine_.frees_pending()) {
+            return next::space;
+        }
+        at_limit_ = true;
+        set_outcome(fail(error_code::no_data_space,
+                         verdict_ == space_shares::verdict::over_limit
+                             ? fmt::format("device {} has reached its limit", state_.id.value())
+                             : fmt::format("what is free is reserved for others than device {}",
+                                           state_.id.value())));
+        return next::done;
+    }
+
+    [[nodiscard]] next allocate(std::size_t granted) {
+        while (count_ < granted) {
+            auto found = engine_.metadata().alloc_data_range(granted - count_);
             if (!found) {
                 if (found.error().code() != error_code::no_data_space) {
                     return engine_.refuse(*this, std::move(found).error());
@@ -70,7 +122,10 @@ public:
                 if (engine_.space_trimmer().let_go()) {
                     continue;
                 }
-                return count_ > 0 ? next::done : nothing_found();
+                if (count_ == 0) {
+                    return nothing_found();
+                }
+                break;
             }
             for (data_block block = found->begin; block < found->end; ++block) {
                 if (engine_.may_use(block)) {
@@ -79,13 +134,13 @@ public:
                 }
             }
         }
+        const auto got = plan_.first(count_);
+        engine_.shares().allocated(
+            state_.id, static_cast<std::uint64_t>(std::ranges::count_if(
+                           got, [](const block_plan& one) { return !one.old.has_value(); })));
         return next::done;
     }
 
-    [[nodiscard]] std::size_t count() const noexcept { return count_; }
-    [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
-
-private:
     // Blocks freed in this transaction can be had after a commit.
     [[nodiscard]] next nothing_found() {
         if (!retried() && engine_.frees_pending()) {
@@ -97,9 +152,12 @@ private:
     }
 
     engine& engine_;
+    const volume_state& state_;
     const std::span<block_plan> plan_;
     std::size_t count_ = 0;
     std::uint64_t era_ = 0;
+    space_shares::verdict verdict_ = space_shares::verdict::granted;
+    bool at_limit_ = false;
 };
 
 // Inserts the mappings, or gives the blocks back.
@@ -119,6 +177,9 @@ public:
             auto settled = give_back_ || !allowed ? release(one) : insert(one);
             if (!settled) {
                 return engine_.refuse(*this, std::move(settled).error());
+            }
+            if (!one.old) {
+                engine_.shares().settled(state_.id);
             }
         }
         set_outcome(give_back_ ? result<void>() : allowed);
@@ -172,8 +233,10 @@ private:
 
 result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_source& source,
                                        std::uint64_t begin_bytes, std::uint64_t end_bytes) {
-    allocate_work allocation(engine_, plan);
-    UTHIN_TRY(engine_.worker().execute(state_.queue, allocation));
+    allocate_work allocation(engine_, state_, plan);
+    auto allocated = engine_.worker().execute(state_.queue, allocation);
+    at_limit_ = allocation.at_limit();
+    UTHIN_TRY(std::move(allocated));
     const std::span<block_plan> got = plan.first(allocation.count());
     const std::uint64_t got_end =
         std::min(end_bytes, (got.back().block.value() + 1) * engine_.block_bytes());

@@ -41,6 +41,9 @@ public:
     [[nodiscard]] result<std::size_t> write(std::span<block_plan> plan, const write_source& source,
                                             std::uint64_t begin_bytes, std::uint64_t end_bytes);
 
+    // After no_data_space: the volume is at its limit, or what is free is promised to others.
+    [[nodiscard]] bool at_limit() const noexcept { return at_limit_; }
+
 private:
     [[nodiscard]] result<void> fill(std::span<const block_plan> plan, const write_source& source,
                                     std::uint64_t begin_bytes, std::uint64_t end_bytes);
@@ -59,6 +62,7 @@ private:
 
     engine& engine_;
     volume_state& state_;
+    bool at_limit_ = false;
 };
 
 }  // namespace uthin::pool_engine

@@ -14,6 +14,8 @@ constexpr std::size_t pieces_max = 1U << 16;
 // One step: how long an allocation that needs the blocks may have to wait.
 constexpr std::size_t looks_per_step = 64;
 constexpr std::uint64_t bytes_per_step = 64ULL << 20;
+// Where the rate is limited.
+constexpr std::uint64_t steps_per_s = 4;
 
 }  // namespace
 
@@ -125,7 +127,10 @@ bool trimmer::let_go() {
 // Executor. Holds what is free of the pending pieces, up to the bounds of a step.
 std::vector<trimmer::run> trimmer::take_some() {
     std::vector<run> held;
-    std::uint64_t left = std::max<std::uint64_t>(bytes_per_step / engine_.block_bytes(), 1);
+    const std::uint64_t rate = engine_.discard_bytes_per_s();
+    const std::uint64_t bytes_max =
+        rate == 0 ? bytes_per_step : std::min(bytes_per_step, rate / steps_per_s);
+    std::uint64_t left = std::max<std::uint64_t>(bytes_max / engine_.block_bytes(), 1);
     lock_guard locked(lock_);
     if (!enabled()) {
         pending_.clear();  // the mode was changed meanwhile
@@ -167,6 +172,7 @@ void trimmer::discard(const std::vector<run>& blocks) {
 }
 
 void trimmer::step() {
+    step_bytes_ = 0;
     constexpr engine::run_style style{.needs = engine::need::nothing, .counts_as_change = false};
     std::vector<run> blocks;
     const auto taken = engine_.run(
@@ -186,6 +192,9 @@ void trimmer::step() {
         phase_ = phase::at_device;
     }
     discard(blocks);
+    for (const run& one : blocks) {
+        step_bytes_ += (one.end - one.begin) * engine_.block_bytes();
+    }
     {
         lock_guard held(lock_);
         phase_ = phase::discarded;
@@ -213,6 +222,26 @@ void trimmer::work() {
             }
         }
         step();
+        pause();
+    }
+}
+
+// As long as the bytes of the last step may take. A change of the rate is heeded at once.
+void trimmer::pause() {
+    const std::chrono::nanoseconds begun = engine_.now();
+    lock_guard held(lock_);
+    while (!stopping_) {
+        const std::uint64_t rate = engine_.discard_bytes_per_s();
+        if (rate == 0) {
+            return;
+        }
+        const double seconds = static_cast<double>(step_bytes_) / static_cast<double>(rate);
+        const double left = seconds - std::chrono::duration<double>(engine_.now() - begun).count();
+        if (left <= 0) {
+            return;
+        }
+        constexpr double look_again_s = 0.1;
+        changed_.wait_for(lock_, std::chrono::duration<double>(std::min(left, look_again_s)));
     }
 }
 

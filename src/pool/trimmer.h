@@ -61,6 +61,7 @@ private:
     void add_pending(std::span<const run> blocks);
     void work();
     void step();
+    void pause();
     [[nodiscard]] std::vector<run> take_some();
     void discard(const std::vector<run>& blocks);
     void merge_freed();
@@ -69,6 +70,7 @@ private:
     thread thread_;
     std::atomic<std::uint64_t> discarded_{0};
     std::atomic<bool> refused_{false};  // the device said that it cannot
+    std::uint64_t step_bytes_ = 0;      // its thread only
     // Executor only.
     std::vector<run> freed_;
     bool overflown_ = false;

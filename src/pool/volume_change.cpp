@@ -50,8 +50,7 @@ bool is_reserve_spent(metadata& of) {
            space->raw_free_blocks < std::max(of.metadata_reserve_blocks() / 2, transaction_blocks);
 }
 
-// Unmaps a range, in slices. Passing discards down to the data device would begin here, where the
-// blocks that became free are known; they stay allocated until it is done.
+// Unmaps a range, in slices.
 class remove_work final : public work {
 public:
     remove_work(engine& owner, volume_state& state, range<virtual_block> blocks)
@@ -82,6 +81,7 @@ public:
             return engine_.refuse(*this, std::move(reached).error());
         }
         engine_.changed(true);
+        engine_.shares().mapped_changed(state_.id);
         engine_.spare_the_reserve();
         slice_ = {left_.begin, *reached};
         left_.begin = *reached;
@@ -100,6 +100,46 @@ private:
     range<virtual_block> slice_;
 };
 
+// Unmaps a block of which every part was discarded.
+//
+// A hit that writes to another part of it takes no cell and does not look at the discards that come
+// after it, so the writes in flight have to end first. Whoever had begun by then has made the block
+// incomplete (PD1); whoever comes later waits at the door.
+class complete_work final : public barrier {
+public:
+    complete_work(engine& owner, volume_state& state, virtual_block block)
+        : barrier(owner, {state.id}, false), state_(state), block_(block) {}
+
+private:
+    [[nodiscard]] next act() override {
+        const std::uint64_t begin = block_.value() * engine_.block_bytes();
+        const std::uint64_t size = state_.size_bytes.load();
+        // While blocks are moved to or from the external origin none goes behind the mover's back.
+        if (!engine_.may_delete() || state_.gate.working() || begin >= size ||
+            !state_.discarded_parts.covers(block_, std::min(size - begin, engine_.block_bytes()))) {
+            return next::done;
+        }
+        for (range<virtual_block> left{block_, block_ + 1}; !left.empty();) {
+            auto reached = engine_.metadata().remove_some(*state_.device, left, slice_blocks);
+            if (!reached) {
+                return engine_.refuse(*this, std::move(reached).error());
+            }
+            left.begin = *reached;
+        }
+        state_.discarded_parts.forget_block(block_);
+        engine_.changed(true);
+        engine_.shares().mapped_changed(state_.id);
+        engine_.spare_the_reserve();
+        engine_.count().pieced.fetch_add(1, std::memory_order_relaxed);
+        return next::done;
+    }
+    // Nothing else was changed.
+    void renew(mapping_cache& cache) override { cache.invalidate({block_, block_ + 1}); }
+
+    volume_state& state_;
+    const virtual_block block_;
+};
+
 // The new end becomes visible while no request is in flight.
 class shrink_work final : public barrier {
 public:
@@ -112,6 +152,7 @@ private:
             set_outcome(std::move(allowed));
         } else {
             state_.size_bytes.store(size_bytes_);
+            state_.discarded_parts.clear();
         }
         return next::done;
     }
@@ -157,31 +198,79 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
     if (engine_.discards() == discard_mode::ignore) {
         return fail(error_code::unsupported, "the pool ignores discards");
     }
-    for (;;) {
+    std::vector<virtual_block> completed;
+    for (bool done = false; !done;) {
         const write_gate::pass pass(state_.gate, blocks_of(offset_bytes, length_bytes));
         const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::write));
         if (!pass.stale()) {
-            return discard_held(offset_bytes, length_bytes);
+            completed = UTHIN_TRY(discard_held(offset_bytes, length_bytes));
+            done = true;
         }
     }
+    // Without the ticket: writes of the volume are waited for.
+    for (const virtual_block block : completed) {
+        complete_work request(engine_, state_, block);
+        UTHIN_TRY(engine_.worker().execute(state_.queue, request));
+    }
+    return {};
 }
 
-// Under a write ticket.
-result<void> volume_io::discard_held(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+// Under a write ticket. The blocks of which every part was discarded by now.
+result<std::vector<virtual_block>> volume_io::discard_held(std::uint64_t offset_bytes,
+                                                           std::uint64_t length_bytes) {
     UTHIN_TRY(in_range(offset_bytes, length_bytes));
     engine_.count().discards.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t end_bytes = offset_bytes + length_bytes;
     const range<virtual_block> whole{
         virtual_block((offset_bytes + block_bytes_ - 1) / block_bytes_),
-        virtual_block((offset_bytes + length_bytes) / block_bytes_)};
-    if (whole.empty()) {
-        return {};
-    }
+        virtual_block(end_bytes / block_bytes_)};
     if (!engine_.may_delete()) {
-        engine_.count().ignored_discards.fetch_add(1, std::memory_order_relaxed);
-        return {};
+        engine_.count().ignored_discards.fetch_add(whole.empty() ? 0U : 1U,
+                                                   std::memory_order_relaxed);
+        return std::vector<virtual_block>();
     }
-    state_.gate.note_discard(whole);
-    return remove_blocks(whole);
+    if (!whole.empty()) {
+        state_.gate.note_discard(whole);
+        UTHIN_TRY(remove_blocks(whole));
+    }
+    return engine_.options().remember_partial_discards ? remember_ends(offset_bytes, end_bytes)
+                                                       : std::vector<virtual_block>();
+}
+
+result<std::vector<virtual_block>> volume_io::remember_ends(std::uint64_t begin_bytes,
+                                                            std::uint64_t end_bytes) {
+    std::vector<virtual_block> completed;
+    const auto remember = [&](std::uint64_t begin, std::uint64_t end) -> result<void> {
+        const virtual_block block = block_of(begin);
+        const std::uint64_t in_block = begin % block_bytes_;
+        if (UTHIN_TRY(remember_part(block, in_block, in_block + (end - begin)))) {
+            completed.push_back(block);
+        }
+        return {};
+    };
+    const std::uint64_t head_end =
+        std::min(end_bytes, (begin_bytes + block_bytes_ - 1) / block_bytes_ * block_bytes_);
+    if (begin_bytes < head_end) {
+        UTHIN_TRY(remember(begin_bytes, head_end));
+    }
+    const std::uint64_t tail_begin = end_bytes / block_bytes_ * block_bytes_;
+    if (std::max(head_end, tail_begin) < end_bytes) {
+        UTHIN_TRY(remember(tail_begin, end_bytes));
+    }
+    return completed;
+}
+
+// Nothing is to be remembered of a hole.
+result<bool> volume_io::remember_part(virtual_block block, std::uint64_t begin_bytes,
+                                      std::uint64_t end_bytes) {
+    if (!UTHIN_TRY(lookup(block))) {
+        state_.discarded_parts.forget_block(block);
+        return false;
+    }
+    state_.discarded_parts.add(block, begin_bytes, end_bytes);
+    const std::uint64_t begin = block.value() * block_bytes_;
+    return state_.discarded_parts.covers(block,
+                                         std::min(state_.size_bytes.load() - begin, block_bytes_));
 }
 
 // Whole blocks are unmapped, which makes them read as zeros; at the ends, and where unmapping is
@@ -239,7 +328,7 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
         if (zeroed) {
             break;
         }
-        if (zeroed.error().code() != error_code::no_data_space ||
+        if (zeroed.error().code() != error_code::no_data_space || progress.at_limit ||
             !engine_.wait_for_space(options.holds)) {
             return zeroed;
         }

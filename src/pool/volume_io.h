@@ -82,6 +82,8 @@ private:
         // Blocks that are not mapped stay so: zeros over a hole.
         bool only_mapped = false;
         hold_limit* holds = nullptr;
+        // No space for this volume, whatever the pool has: waiting would not help.
+        bool at_limit = false;
     };
 
     [[nodiscard]] virtual_block block_of(std::uint64_t offset_bytes) const {
@@ -123,12 +125,18 @@ private:
                                           write_progress& progress);
     [[nodiscard]] result<void> write_misses(const write_source& source, std::uint64_t end_bytes,
                                             write_progress& progress);
-    [[nodiscard]] result<void> discard_held(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+    [[nodiscard]] result<std::vector<virtual_block>> discard_held(std::uint64_t offset_bytes,
+                                                                  std::uint64_t length_bytes);
     [[nodiscard]] result<bool> reads_as_zeros(std::uint64_t begin_bytes, std::uint64_t end_bytes);
     [[nodiscard]] result<void> copy_run_up(std::uint64_t begin_bytes, std::uint64_t end_bytes);
     [[nodiscard]] result<bool> store_in_origin(virtual_block block, data_block stored,
                                                block_device& origin, std::uint64_t origin_bytes);
     [[nodiscard]] result<void> remove_blocks(range<virtual_block> blocks);
+    // Of the blocks at the ends of a discard, those of which every part was discarded by now.
+    [[nodiscard]] result<std::vector<virtual_block>> remember_ends(std::uint64_t begin_bytes,
+                                                                   std::uint64_t end_bytes);
+    [[nodiscard]] result<bool> remember_part(virtual_block block, std::uint64_t begin_bytes,
+                                             std::uint64_t end_bytes);
     [[nodiscard]] result<void> unmap_and_zero(std::uint64_t begin_bytes, std::uint64_t end_bytes,
                                               bool unmap, write_progress& progress);
     [[nodiscard]] result<void> shrink(std::uint64_t size_bytes);

@@ -95,6 +95,9 @@ result<mapped_extent> volume_io::map(const io_ticket& ticket, std::uint64_t offs
         return fail(error_code::invalid_argument, "map needs a ticket and at least a byte");
     }
     UTHIN_TRY(in_range(offset_bytes, length_bytes));
+    if (ticket.kind() == io_kind::write) {
+        state_.discarded_parts.forget(block_bytes_, offset_bytes, offset_bytes + length_bytes);
+    }
     mapped_extent extent;
     // ORDER: PO2. The pin comes before the lookup.
     extent.pin = engine_.epochs().pin();

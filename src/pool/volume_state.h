@@ -15,6 +15,7 @@
 #include "pool/external_origin.h"
 #include "pool/io_tickets.h"
 #include "pool/mapping_cache.h"
+#include "pool/partial_discards.h"
 #include "pool/write_gate.h"
 #include "uthin/metadata.h"
 #include "uthin/units.h"
@@ -65,6 +66,7 @@ struct volume_state {
     write_gate gate;
     io_tickets tickets;
     mapping_cache cache;
+    partial_discards discarded_parts;
     mutex resize_lock;  // one set_size at a time
 };
 

@@ -55,7 +55,7 @@ result<void> volume_io::write_all(const write_source& source, std::uint64_t offs
             break;
         }
         // Without the ticket: what frees space may be a snapshot's deletion that waits for tickets.
-        if (written.error().code() != error_code::no_data_space ||
+        if (written.error().code() != error_code::no_data_space || progress.at_limit ||
             !engine_.wait_for_space(progress.holds)) {
             return written;
         }
@@ -66,6 +66,8 @@ result<void> volume_io::write_all(const write_source& source, std::uint64_t offs
 
 result<void> volume_io::write_held(const write_source& source, std::uint64_t end_bytes,
                                    write_progress& progress) {
+    // PD1.
+    state_.discarded_parts.forget(block_bytes_, progress.position_bytes, end_bytes);
     while (progress.position_bytes < end_bytes) {
         UTHIN_TRY(write_hits(source, end_bytes, progress));
         if (progress.position_bytes < end_bytes) {
@@ -143,10 +145,13 @@ result<void> volume_io::write_misses(const write_source& source, std::uint64_t e
     cells.keep(count);
     const std::uint64_t end = std::min(end_bytes, (first.value() + count) * block_bytes_);
     provisioner maker(engine_, state_);
-    const std::size_t done =
-        UTHIN_TRY(maker.write(std::span(plan).first(count), source, begin, end));
-    if (done > 0) {
-        progress.position_bytes = std::min(end, (first.value() + done) * block_bytes_);
+    const auto done = maker.write(std::span(plan).first(count), source, begin, end);
+    progress.at_limit = maker.at_limit();
+    if (!done) {
+        return std::unexpected(done.error());
+    }
+    if (*done > 0) {
+        progress.position_bytes = std::min(end, (first.value() + *done) * block_bytes_);
         progress.owes_flush = progress.owes_flush || progress.fua;
     }
     return {};

@@ -235,9 +235,12 @@ public:
         return pool_directory::assemble(std::move(parts),
                                         {.purpose = purpose,
                                          .catalogue_vfs = vfs_.name(),
+                                         // A part that turns into zeros at a moment that nobody
+                                         // is told of has no place in a history of requests.
                                          .pool = {.commit_interval = 20ms,
                                                   .metadata_cache_bytes = 1 << 20,
-                                                  .mapping_cache_entries = 256}},
+                                                  .mapping_cache_entries = 256,
+                                                  .remember_partial_discards = false}},
                                         system_clock());
     }
 

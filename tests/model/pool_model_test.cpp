@@ -36,11 +36,22 @@ public:
     void reopen();
     void compare_all();
     void close_all() { open_.clear(); }
+    [[nodiscard]] std::uint64_t pieced_blocks() const { return pieced_blocks_; }
     [[nodiscard]] const std::map<std::string, std::uint64_t>& done() const { return done_; }
 
 private:
     struct content {
         std::vector<std::uint64_t> stamps;
+        // Parts of blocks that were discarded: zeros, or what they were.
+        std::vector<bool> discarded;
+        void set(std::uint64_t at, std::uint64_t stamp) {
+            stamps[at] = stamp;
+            discarded[at] = false;
+        }
+        void resize(std::uint64_t sectors) {
+            stamps.resize(sectors, 0);
+            discarded.resize(sectors, false);
+        }
     };
     struct piece {
         std::uint64_t begin;
@@ -58,6 +69,8 @@ private:
     void read(std::uint64_t id);
     void compare(std::uint64_t id, std::uint64_t begin, std::uint64_t count);
     void discard(std::uint64_t id);
+    void discard_piece(std::uint64_t id, piece where);
+    void discard_in_pieces(std::uint64_t id);
     void write_zeroes(std::uint64_t id);
     void snapshot();
     void remove(std::uint64_t id);
@@ -74,6 +87,7 @@ private:
     std::map<std::uint64_t, content> volumes_;
     std::map<std::uint64_t, std::shared_ptr<volume>> open_;
     std::map<std::string, std::uint64_t> done_;
+    std::uint64_t pieced_blocks_ = 0;
     std::uint64_t next_id_ = 0;
     std::uint64_t next_stamp_ = 1;
     std::vector<std::uint64_t> buffer_;
@@ -109,7 +123,7 @@ void model::write(std::uint64_t id, bool fua) {
     const piece where = pick_piece(to);
     buffer_.resize(where.count * sector / 8);
     for (std::uint64_t i = 0; i < where.count; ++i) {
-        to.stamps[where.begin + i] = next_stamp_;
+        to.set(where.begin + i, next_stamp_);
         std::fill_n(buffer_.begin() + static_cast<std::ptrdiff_t>(i * sector / 8), sector / 8,
                     next_stamp_);
         ++next_stamp_;
@@ -126,10 +140,13 @@ void model::write(std::uint64_t id, bool fua) {
 }
 
 void model::compare(std::uint64_t id, std::uint64_t begin, std::uint64_t count) {
-    const content& expected = volumes_.at(id);
+    content& expected = volumes_.at(id);
     buffer_.assign(count * sector / 8, 0xeeeeeeeeeeeeeeee);
     ASSERT_OK(handle(id).read(begin * sector, std::as_writable_bytes(std::span(buffer_))));
     for (std::uint64_t i = 0; i < count; ++i) {
+        if (expected.discarded[begin + i] && buffer_[i * sector / 8] == 0) {
+            expected.set(begin + i, 0);  // from now on
+        }
         for (std::uint64_t word = 0; word < sector / 8; ++word) {
             ASSERT_EQ(buffer_[i * sector / 8 + word], expected.stamps[begin + i])
                 << "volume " << id << " sector " << begin + i << " word " << word;
@@ -152,13 +169,43 @@ void model::compare_all() {
 }
 
 void model::discard(std::uint64_t id) {
+    discard_piece(id, pick_piece(volumes_.at(id)));
+}
+
+void model::discard_piece(std::uint64_t id, piece where) {
     content& in = volumes_.at(id);
-    const piece where = pick_piece(in);
     ASSERT_OK(handle(id).discard(where.begin * sector, where.count * sector));
     const std::uint64_t begin = (where.begin + block_sectors_ - 1) / block_sectors_;
     const std::uint64_t end = (where.begin + where.count) / block_sectors_;
-    for (std::uint64_t i = begin * block_sectors_; i < end * block_sectors_; ++i) {
-        in.stamps[i] = 0;
+    for (std::uint64_t i = where.begin; i < where.begin + where.count; ++i) {
+        if (i >= begin * block_sectors_ && i < end * block_sectors_) {
+            in.set(i, 0);
+        } else {
+            in.discarded[i] = true;
+        }
+    }
+}
+
+// A block in pieces, in any order, some of them twice; now and then something is read or written in
+// between.
+void model::discard_in_pieces(std::uint64_t id) {
+    const std::uint64_t size = volumes_.at(id).stamps.size();
+    const std::uint64_t first = random_.below(size) / block_sectors_ * block_sectors_;
+    const std::uint64_t end = std::min(first + block_sectors_, size);
+    std::vector<piece> pieces;
+    for (std::uint64_t at = first; at < end;) {
+        const std::uint64_t count = std::min(1 + random_.below(block_sectors_ / 2), end - at);
+        pieces.push_back({at, count});
+        at += count;
+    }
+    while (!pieces.empty()) {
+        const auto next =
+            pieces.begin() + static_cast<std::ptrdiff_t>(random_.below(pieces.size()));
+        discard_piece(id, *next);
+        pieces.erase(next);
+        if (random_.one_in(8)) {
+            random_.one_in(2) ? read(id) : write(id, false);
+        }
     }
 }
 
@@ -167,13 +214,15 @@ void model::write_zeroes(std::uint64_t id) {
     const piece where = pick_piece(in);
     const zero_options options{.may_unmap = !random_.one_in(3), .fua = random_.one_in(10)};
     ASSERT_OK(handle(id).write_zeroes(where.begin * sector, where.count * sector, options));
-    std::fill_n(in.stamps.begin() + static_cast<std::ptrdiff_t>(where.begin), where.count, 0);
+    for (std::uint64_t i = 0; i < where.count; ++i) {
+        in.set(where.begin + i, 0);
+    }
 }
 
 void model::create() {
     ASSERT_OK(rig_->create_thin(device_id(next_id_)));
     // Not a multiple of the block.
-    volumes_[next_id_].stamps.assign(size_sectors - random_.below(block_sectors_), 0);
+    volumes_[next_id_].resize(size_sectors - random_.below(block_sectors_));
     ++next_id_;
 }
 
@@ -225,7 +274,7 @@ void model::resize(std::uint64_t id) {
     content& in = volumes_.at(id);
     const std::uint64_t size = size_sectors / 2 + random_.below(size_sectors);
     ASSERT_OK(handle(id).set_size(size * sector));
-    in.stamps.resize(size, 0);
+    in.resize(size);
 }
 
 void model::step() {
@@ -244,8 +293,11 @@ void model::step() {
     if (dice < 850) {
         return run("read", [&] { read(id); });
     }
-    if (dice < 910) {
+    if (dice < 900) {
         return run("discard", [&] { discard(id); });
+    }
+    if (dice < 910) {
+        return run("pieces", [&] { discard_in_pieces(id); });
     }
     if (dice < 965) {
         return run("zero", [&] { write_zeroes(id); });
@@ -277,6 +329,7 @@ void model::step() {
 }
 
 void model::reopen() {
+    pieced_blocks_ += rig_->counters().pieced_blocks;
     open_.clear();
     rig_.close();
     rig_.expect_clean();
@@ -306,13 +359,17 @@ void run_model(std::uint32_t block_sectors, bool threads, std::uint64_t operatio
         }
     }
     checked.compare_all();
+    checked.reopen();
+    checked.compare_all();
     checked.close_all();
+    EXPECT_GT(checked.pieced_blocks(), 0U);
     std::string counts;
     for (const auto& [name, count] : checked.done()) {
         counts += fmt::format(" {}={}", name, count);
     }
-    fmt::print("{} operations, {} KiB blocks, {}:{}\n", operations, block_sectors / 2,
-               threads ? "with a thread" : "inline", counts);
+    fmt::print("{} operations, {} KiB blocks, {}:{}; {} blocks unmapped piece by piece\n",
+               operations, block_sectors / 2, threads ? "with a thread" : "inline", counts,
+               checked.pieced_blocks());
 }
 
 TEST(PoolModel, AgreesWithTheReferenceAt64KiBBlocks) {

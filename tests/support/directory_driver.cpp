@@ -41,10 +41,15 @@ void content_of(const cell_write& write, std::uint64_t cell, std::span<std::byte
 std::shared_ptr<volume_history> copy_of_present(const volume_history& from) {
     auto copy = std::make_shared<volume_history>();
     for (const auto& cell : from.cells) {
-        cell_write present = cell.back();
-        present.begin = 0;
-        present.durable_at = 0;
-        copy->cells.push_back({present});
+        auto from_here = std::find_if(cell.rbegin(), cell.rend(), [](const cell_write& write) {
+                             return !write.maybe;
+                         }).base();
+        std::vector<cell_write> present(std::prev(from_here), cell.end());
+        for (cell_write& write : present) {
+            write.begin = 0;
+            write.durable_at = write.maybe ? cell_write::never : 0;
+        }
+        copy->cells.push_back(std::move(present));
     }
     return copy;
 }
@@ -64,7 +69,8 @@ std::size_t oldest_legal(const volume_history& history, const std::vector<cell_w
     }
     std::size_t oldest = 0;
     for (std::size_t i = 0; i < writes.size(); ++i) {
-        if (writes[i].order <= order || writes[i].durable_at <= operations) {
+        const bool durable = writes[i].order <= order || writes[i].durable_at <= operations;
+        if (durable && !writes[i].maybe) {
             oldest = i;
         }
     }
@@ -218,11 +224,11 @@ result<std::shared_ptr<volume>> directory_driver::open(const std::string& name) 
 }
 
 void directory_driver::note_write(const std::string& name, std::uint64_t cell, std::uint64_t count,
-                                  bool zero, std::uint64_t order) {
+                                  bool zero, std::uint64_t order, bool maybe) {
     volume_history& history = *now_.volumes.at(name).history;
     for (std::uint64_t i = cell; i < cell + count; ++i) {
         history.cells[i].push_back(
-            {.order = order, .zero = zero, .begin = sequence_(), .found = nullptr});
+            {.order = order, .zero = zero, .maybe = maybe, .begin = sequence_(), .found = nullptr});
     }
 }
 
@@ -268,7 +274,7 @@ result<void> directory_driver::write_zeroes() {
     return {};
 }
 
-// Whole blocks become zeros, parts of blocks stay as they are.
+// Whole blocks become zeros, parts of blocks stay as they are or become zeros later.
 result<void> directory_driver::discard() {
     const std::string name = any_volume();
     const auto opened = UTHIN_TRY(open(name));
@@ -282,6 +288,10 @@ result<void> directory_driver::discard() {
         const std::uint64_t to = end_block * cells_per_block;
         note_write(name, from, to - from, true, ++order_);
     }
+    const std::uint64_t head_end = std::min(end, first_block * cells_per_block);
+    note_write(name, begin, head_end - begin, true, ++order_, true);
+    const std::uint64_t tail_begin = std::max(head_end, end_block * cells_per_block);
+    note_write(name, tail_begin, end - std::min(end, tail_begin), true, ++order_, true);
     return opened->discard(begin * cell_bytes, (end - begin) * cell_bytes);
 }
 

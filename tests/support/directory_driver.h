@@ -59,6 +59,9 @@ struct cell_write {
     static constexpr std::uint64_t never = UINT64_MAX;
     std::uint64_t order = 0;  // 0: there before anything was written
     bool zero = true;
+    // A part of a block that was discarded: it reads as zeros once its block has been unmapped,
+    // which happens at any time, or never.
+    bool maybe = false;
     std::uint64_t begin = 0;           // sequence when the call began
     std::uint64_t durable_at = never;  // sequence when it was acknowledged as durable (FUA)
     // Instead of a stamp: what was found there.
@@ -147,7 +150,7 @@ private:
     [[nodiscard]] result<void> publish_transfer(const std::string& id, const std::string& name,
                                                 volume_model model);
     void note_write(const std::string& name, std::uint64_t cell, std::uint64_t count, bool zero,
-                    std::uint64_t order);
+                    std::uint64_t order, bool maybe = false);
     // The newest write of these cells is acknowledged as durable.
     void durable(const std::string& name, std::uint64_t cell, std::uint64_t count);
     // The command that began at `begin` led to now_.

@@ -142,5 +142,26 @@ TEST(Trimmer, AFullPoolWaitsForItInsteadOfRefusing) {
     EXPECT_GE(discards(rig), 6U);
 }
 
+// 16 MiB at 16 MiB/s, in steps of a quarter of a second.
+TEST(Trimmer, KeepsToTheRateUntilItIsLifted) {
+    test::rig_options options = with(discard_mode::passdown, true);
+    options.pool.discard_bytes_per_s = 16ULL << 20;
+    options.data_blocks = 256;
+    pool_rig rig(options);
+    const auto begun = std::chrono::steady_clock::now();
+    ASSERT_OK_AND_ASSIGN(const std::uint64_t trimmed, rig->trim());
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+    EXPECT_EQ(trimmed, 256 * block_bytes);
+    EXPECT_GE(took.count(), 0.7) << "the last step need not be waited for";
+    EXPECT_EQ(discards(rig), 4U);
+    rig->set_discard_rate(1);
+    std::thread lift([&] {
+        system_clock().sleep_for(std::chrono::milliseconds(200));
+        rig->set_discard_rate(0);
+    });
+    ASSERT_OK(rig->trim());
+    lift.join();
+}
+
 }  // namespace
 }  // namespace uthin
