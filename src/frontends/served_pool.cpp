@@ -37,6 +37,9 @@ std::string engine_metrics(const pool_counters& counters) {
                    counters.broken_blocks) +
            counter("uthin_pool_discards_total", "Discards of clients.",
                    counters.discarded_requests) +
+           counter("uthin_pool_pieced_blocks_total",
+                   "Blocks unmapped because all of their parts had been discarded.",
+                   counters.pieced_blocks) +
            counter("uthin_pool_snapshots_total", "Snapshots made.", counters.snapshots) +
            counter("uthin_pool_mapping_hits_total", "Lookups served by the mapping caches.",
                    counters.mapping_hits) +

@@ -6,6 +6,7 @@
 
 #include "base/mutex.h"
 #include "base/result.h"
+#include "pool/catalogue_schema.h"
 #include "pool/names.h"
 #include "pool/sqlite.h"
 
@@ -15,44 +16,13 @@ namespace {
 
 constexpr std::int64_t application_id = 0x75746863;  // "uthc"
 constexpr std::int64_t schema_version = 1;
+// With the table of limits, which is made when a volume gets one for the first time: a program that
+// does not know it must not run the pool without them.
+constexpr std::int64_t schema_version_limits = 2;
+constexpr std::string_view lease_key = "metadata-snapshot-lease";
 constexpr std::size_t text_bytes_max = 64U << 10;
 constexpr std::size_t label_key_bytes_max = 128;
 constexpr std::size_t label_value_bytes_max = 4096;
-
-// STRICT: a column holds what it says, whoever wrote the file.
-constexpr const char* schema = R"sql(
-CREATE TABLE pool (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE volumes (
-    uuid TEXT PRIMARY KEY NOT NULL,
-    device_id INTEGER NOT NULL UNIQUE,
-    creation_time INTEGER NOT NULL,
-    creation_transaction_id INTEGER NOT NULL,
-    name TEXT NOT NULL UNIQUE,
-    size_bytes INTEGER NOT NULL,
-    parent_uuid TEXT NOT NULL,
-    created INTEGER NOT NULL,
-    external_origin TEXT NOT NULL,
-    received_from TEXT NOT NULL,
-    pending INTEGER NOT NULL
-) STRICT;
-CREATE TABLE labels (
-    uuid TEXT NOT NULL,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (uuid, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE intents (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind INTEGER NOT NULL,
-    uuid TEXT NOT NULL,
-    name TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    external_origin TEXT NOT NULL,
-    device_id INTEGER NOT NULL,
-    creation_time INTEGER NOT NULL,
-    creation_transaction_id INTEGER NOT NULL
-) STRICT;
-)sql";
 
 enum class query : std::size_t {
     volumes,
@@ -76,7 +46,20 @@ enum class query : std::size_t {
     drop_origin,
     keep_intent,
     delete_notes,
+    pool_value,
+    put_pool_value,
+    delete_pool_value,
 };
+
+// Of the table of limits.
+enum class limits_query : std::size_t { find, put, remove, list };
+
+constexpr auto limits_sql_of = std::to_array<const char*>({
+    "SELECT reserved_bytes, limit_bytes FROM limits WHERE uuid = ?",
+    "INSERT OR REPLACE INTO limits (uuid, reserved_bytes, limit_bytes) VALUES (?,?,?)",
+    "DELETE FROM limits WHERE uuid = ?",
+    "SELECT uuid FROM limits",
+});
 
 #define VOLUME_COLUMNS                                                            \
     "uuid, device_id, creation_time, creation_transaction_id, name, size_bytes, " \
@@ -107,6 +90,9 @@ constexpr auto sql_of = std::to_array<const char*>({
     "UPDATE volumes SET external_origin = '' WHERE uuid = ? AND pending = 0",
     "UPDATE intents SET kind = ?, uuid = ?, name = ?, size_bytes = ? WHERE number = ?",
     "DELETE FROM labels WHERE uuid = (SELECT uuid FROM intents WHERE number = ? AND kind = ?)",
+    "SELECT value FROM pool WHERE key = ?",
+    "INSERT OR REPLACE INTO pool (key, value) VALUES (?,?)",
+    "DELETE FROM pool WHERE key = ?",
 });
 
 std::unexpected<error> damaged(const std::string& path, std::string_view what) {
@@ -125,6 +111,13 @@ struct catalogue::impl {
     sqlite_database database GUARDED_BY(lock);
     std::array<sqlite_statement, sql_of.size()> statements GUARDED_BY(lock);
 
+    bool has_limits GUARDED_BY(lock) = false;
+    bool made_limits GUARDED_BY(lock) = false;  // by the open transaction
+    std::array<sqlite_statement, limits_sql_of.size()> limits_statements GUARDED_BY(lock);
+
+    sqlite_statement& at(limits_query which) REQUIRES(lock) {
+        return limits_statements[static_cast<std::size_t>(which)];
+    }
     sqlite_statement& at(query which) REQUIRES(lock) {
         return statements[static_cast<std::size_t>(which)];
     }
@@ -137,14 +130,19 @@ struct catalogue::impl {
 
     result<void> configure() REQUIRES(lock);
     result<void> prepare() REQUIRES(lock);
+    result<void> prepare_limits() REQUIRES(lock);
     result<void> write_schema(std::string_view pool_uuid) REQUIRES(lock);
     result<void> check_file(std::string_view pool_uuid) REQUIRES(lock);
 
     result<volume_record> read_volume(const sqlite_statement& row) REQUIRES(lock);
     result<void> read_labels(volume_record& volume) REQUIRES(lock);
+    result<void> read_limits(volume_record& volume) REQUIRES(lock);
+    result<void> write_limits(std::string_view uuid, std::uint64_t reserved_bytes,
+                              std::uint64_t limit_bytes) REQUIRES(lock);
     result<std::optional<volume_record>> find(sqlite_statement& bound) REQUIRES(lock);
     result<intent> read_intent(const sqlite_statement& row) REQUIRES(lock);
     result<std::vector<volume_record>> read_volumes() REQUIRES(lock);
+    result<std::vector<volume_record>> read_limited() REQUIRES(lock);
     result<std::vector<intent>> read_intents() REQUIRES(lock);
 
     result<void> insert_volume(const volume_record& volume, bool pending) REQUIRES(lock);
@@ -172,8 +170,10 @@ result<void> catalogue::impl::change(Body body) {
     if (!begun) {
         return wrapped(std::move(begun).error());
     }
+    made_limits = false;
     result<void> done = body();
     if (!done) {
+        has_limits = has_limits && !made_limits;
         // A refusal; everything else may have torn SQLite's own state as well.
         failed = done.error().code() != error_code::already_exists &&
                  done.error().code() != error_code::not_found &&
@@ -209,6 +209,13 @@ result<void> catalogue::impl::prepare() {
     for (std::size_t i = 0; i < sql_of.size(); ++i) {
         statements[i] = UTHIN_TRY(database.prepare(sql_of[i]));
     }
+    return has_limits ? prepare_limits() : result<void>();
+}
+
+result<void> catalogue::impl::prepare_limits() {
+    for (std::size_t i = 0; i < limits_sql_of.size(); ++i) {
+        limits_statements[i] = UTHIN_TRY(database.prepare(limits_sql_of[i]));
+    }
     return {};
 }
 
@@ -221,7 +228,7 @@ result<void> catalogue::impl::write_schema(std::string_view pool_uuid) {
             error_code::already_exists,
             fmt::format("{}: exists already; remove it or use another directory", printable(path)));
     }
-    UTHIN_TRY(database.execute(schema));
+    UTHIN_TRY(database.execute(catalogue_schema));
     UTHIN_TRY(database.execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {};",
                                            application_id, schema_version)
                                    .c_str()));
@@ -235,11 +242,12 @@ result<void> catalogue::impl::check_file(std::string_view pool_uuid) {
         return damaged(path, "not a catalogue of uthin");
     }
     const auto version = UTHIN_TRY(database.query_text("PRAGMA user_version"));
-    if (version != std::to_string(schema_version)) {
+    has_limits = version == std::to_string(schema_version_limits);
+    if (!has_limits && version != std::to_string(schema_version)) {
         return fail(error_code::unsupported,
                     fmt::format("{}: catalogue has version {}, this program knows {}; use a newer "
                                 "uthin",
-                                printable(path), version.value_or("?"), schema_version));
+                                printable(path), version.value_or("?"), schema_version_limits));
     }
     const auto verdict = UTHIN_TRY(database.query_text("PRAGMA integrity_check(1)"));
     if (verdict != "ok") {
@@ -293,6 +301,44 @@ result<void> catalogue::impl::read_labels(volume_record& volume) {
     return {};
 }
 
+result<void> catalogue::impl::read_limits(volume_record& volume) {
+    if (!has_limits) {
+        return {};
+    }
+    sqlite_statement& row = at(limits_query::find).bind(1, volume.uuid);
+    if (UTHIN_TRY(row.step())) {
+        volume.reserved_bytes = row.unsigned_integer(0);
+        volume.limit_bytes = row.unsigned_integer(1);
+        row.reset();
+        if (volume.reserved_bytes > volume_size_bytes_max ||
+            volume.limit_bytes > volume_size_bytes_max) {
+            return fail(
+                error_code::corrupt,
+                fmt::format("volume '{}' has limits of {} and {} bytes", printable(volume.name),
+                            volume.reserved_bytes, volume.limit_bytes));
+        }
+    }
+    return {};
+}
+
+// Inside a transaction, with which the table goes away again when it fails.
+result<void> catalogue::impl::write_limits(std::string_view uuid, std::uint64_t reserved_bytes,
+                                           std::uint64_t limit_bytes) {
+    if (reserved_bytes == 0 && limit_bytes == 0) {
+        return has_limits ? at(limits_query::remove).bind(1, uuid).run() : result<void>();
+    }
+    if (!has_limits) {
+        UTHIN_TRY(database.execute(catalogue_limits_schema));
+        UTHIN_TRY(database.execute(
+            fmt::format("PRAGMA user_version = {};", schema_version_limits).c_str()));
+        UTHIN_TRY(prepare_limits());
+        has_limits = true;
+        made_limits = true;
+    }
+    sqlite_statement& row = at(limits_query::put);
+    return row.bind(1, uuid).bind(2, reserved_bytes).bind(3, limit_bytes).run();
+}
+
 result<std::optional<volume_record>> catalogue::impl::find(sqlite_statement& bound) {
     std::optional<volume_record> found;
     if (UTHIN_TRY(bound.step())) {
@@ -300,6 +346,7 @@ result<std::optional<volume_record>> catalogue::impl::find(sqlite_statement& bou
         bound.reset();
         found = UTHIN_TRY(std::move(volume));
         UTHIN_TRY(read_labels(*found));
+        UTHIN_TRY(read_limits(*found));
     }
     return found;
 }
@@ -337,6 +384,24 @@ result<std::vector<volume_record>> catalogue::impl::read_volumes() {
     }
     for (volume_record& volume : found) {
         UTHIN_TRY(read_labels(volume));
+        UTHIN_TRY(read_limits(volume));
+    }
+    return found;
+}
+
+result<std::vector<volume_record>> catalogue::impl::read_limited() {
+    std::vector<std::string> uuids;
+    std::vector<volume_record> found;
+    if (has_limits) {
+        sqlite_statement& rows = at(limits_query::list);
+        while (UTHIN_TRY(rows.step())) {
+            uuids.push_back(rows.text(0));
+        }
+    }
+    for (const std::string& uuid : uuids) {
+        if (auto volume = UTHIN_TRY(find(at(query::volume_by_uuid).bind(1, uuid)))) {
+            found.push_back(std::move(*volume));
+        }
     }
     return found;
 }
@@ -396,7 +461,8 @@ result<void> catalogue::impl::insert_volume(const volume_record& volume, bool pe
                                 printable(volume.name), volume.identity.id.value()));
     }
     UTHIN_TRY(std::move(inserted));
-    return insert_labels(volume.uuid, volume.labels);
+    UTHIN_TRY(insert_labels(volume.uuid, volume.labels));
+    return write_limits(volume.uuid, volume.reserved_bytes, volume.limit_bytes);
 }
 
 result<void> catalogue::impl::insert_labels(std::string_view uuid,
@@ -425,6 +491,7 @@ result<void> catalogue::impl::delete_notes(std::int64_t number) {
 
 result<void> catalogue::impl::delete_volume(std::string_view uuid) {
     UTHIN_TRY(at(query::delete_volume).bind(1, uuid).run());
+    UTHIN_TRY(write_limits(uuid, 0, 0));
     return at(query::delete_labels).bind(1, uuid).run();
 }
 
@@ -556,6 +623,15 @@ result<catalogue::contents> catalogue::read_all() {
 
 result<std::vector<volume_record>> catalogue::volumes() {
     return UTHIN_TRY(read_all()).volumes;
+}
+
+result<std::vector<volume_record>> catalogue::limited_volumes() {
+    const lock_guard held(impl_->lock);
+    auto volumes = impl_->read_limited();
+    if (!volumes) {
+        return impl_->wrapped(std::move(volumes).error());
+    }
+    return volumes;
 }
 
 result<std::optional<volume_record>> catalogue::find_name(std::string_view name) {
@@ -707,6 +783,45 @@ result<void> catalogue::resize(std::string_view uuid, std::uint64_t size_bytes) 
             return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
         }
         return {};
+    });
+}
+
+result<void> catalogue::set_limits(std::string_view uuid, std::uint64_t reserved_bytes,
+                                   std::uint64_t limit_bytes) {
+    const lock_guard held(impl_->lock);
+    return impl_->change(
+        [&]() -> result<void> { return impl_->write_limits(uuid, reserved_bytes, limit_bytes); });
+}
+
+// "SECONDS OWNER".
+result<std::optional<metadata_snapshot_lease>> catalogue::lease() {
+    const lock_guard held(impl_->lock);
+    sqlite_statement& row = impl_->at(query::pool_value).bind(1, lease_key);
+    auto found = row.step();
+    if (!found) {
+        return impl_->wrapped(std::move(found).error());
+    }
+    if (!*found) {
+        return std::nullopt;
+    }
+    const std::string text = row.text(0);
+    row.reset();
+    const std::size_t space = text.find(' ');
+    const auto seconds = parse_decimal(text.substr(0, space));
+    if (space == std::string::npos || !seconds || *seconds > INT64_MAX) {
+        return damaged(impl_->path, "a lease that makes no sense");
+    }
+    return metadata_snapshot_lease{text.substr(space + 1), static_cast<std::int64_t>(*seconds)};
+}
+
+result<void> catalogue::set_lease(const std::optional<metadata_snapshot_lease>& lease) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() -> result<void> {
+        if (!lease) {
+            return impl_->at(query::delete_pool_value).bind(1, lease_key).run();
+        }
+        const std::string text = fmt::format("{} {}", lease->expires_unix_seconds, lease->owner);
+        return impl_->at(query::put_pool_value).bind(1, lease_key).bind(2, text).run();
     });
 }
 

@@ -51,7 +51,16 @@ struct volume_record {
     std::string external_origin;  // URL; empty: none
     std::string received_from;    // what replication brought here; empty: made here
     std::map<std::string, std::string> labels;
+    std::uint64_t reserved_bytes = 0;  // promised to it
+    std::uint64_t limit_bytes = 0;     // it maps no more; 0: no limit
     bool operator==(const volume_record&) const = default;
+};
+
+// Who holds the pool's metadata snapshot, and until when.
+struct metadata_snapshot_lease {
+    std::string owner;
+    std::int64_t expires_unix_seconds = 0;
+    bool operator==(const metadata_snapshot_lease&) const = default;
 };
 
 enum class intent_kind : std::uint8_t {
@@ -98,6 +107,8 @@ public:
     [[nodiscard]] result<std::optional<volume_record>> find_name(std::string_view name);
     [[nodiscard]] result<std::optional<volume_record>> find_device(device_id id);
     [[nodiscard]] result<std::optional<volume_record>> find_uuid(std::string_view uuid);
+    // Those that have a promise or a limit, pending ones too.
+    [[nodiscard]] result<std::vector<volume_record>> limited_volumes();
     [[nodiscard]] result<std::vector<intent>> intents();
     // Both, of one instant.
     struct contents {
@@ -138,6 +149,11 @@ public:
                                            const std::map<std::string, std::string>& labels);
     [[nodiscard]] result<void> rename(std::string_view uuid, std::string_view name);
     [[nodiscard]] result<void> resize(std::string_view uuid, std::uint64_t size_bytes);
+    [[nodiscard]] result<void> set_limits(std::string_view uuid, std::uint64_t reserved_bytes,
+                                          std::uint64_t limit_bytes);
+    [[nodiscard]] result<std::optional<metadata_snapshot_lease>> lease();
+    // Absent: there is none.
+    [[nodiscard]] result<void> set_lease(const std::optional<metadata_snapshot_lease>& lease);
     // Records a volume whose device exists already.
     [[nodiscard]] result<void> adopt(const volume_record& volume,
                                      std::span<const std::string> stale_uuids = {});

@@ -80,18 +80,18 @@ public:
         UTHIN_TRY(directory_.set(settings));
         return directory_.report();
     }
-    [[nodiscard]] result<std::optional<std::uint64_t>> metadata_snapshot(
-        metadata_snapshot_action action) override {
-        return directory_.metadata_snapshot(action);
+    [[nodiscard]] result<metadata_snapshot_reply> metadata_snapshot(
+        const metadata_snapshot_request& request) override {
+        return directory_.metadata_snapshot(request);
     }
     [[nodiscard]] result<volume_info> create_volume(const create_volume_request& request) override {
         return directory_.create_volume(request);
     }
     [[nodiscard]] result<std::vector<volume_info>> list_volumes() override {
-        return directory_.list();
+        return directory_.list_with_usage();
     }
     [[nodiscard]] result<volume_info> show_volume(std::string_view name) override {
-        return directory_.show(name);
+        return directory_.show_with_usage(name);
     }
     [[nodiscard]] result<volume_info> rename_volume(std::string_view name,
                                                     std::string_view new_name) override {
@@ -100,6 +100,12 @@ public:
     [[nodiscard]] result<volume_info> resize_volume(std::string_view name,
                                                     std::uint64_t size_bytes) override {
         return directory_.resize(name, size_bytes);
+    }
+    [[nodiscard]] result<volume_info> set_volume(const set_volume_request& request) override {
+        return directory_.set_volume(request);
+    }
+    [[nodiscard]] result<usage_reply> usage(const std::vector<std::string>& names) override {
+        return directory_.usage(names);
     }
     [[nodiscard]] result<bool> delete_volume(const delete_volume_request& request) override {
         return directory_.remove(request);

@@ -32,6 +32,7 @@ pool_options options_for(const pool_file& file, pool_options options) {
     options.error_if_no_space = file.error_if_no_space;
     options.no_space_timeout = file.no_space_timeout;
     options.low_water_blocks = file.low_water_blocks;
+    options.discard_bytes_per_s = file.discard_bytes_per_s;
     options.format = false;
     return options;
 }
@@ -58,7 +59,9 @@ pool_directory::pool_directory(directory_parts parts, const directory_options& o
       file_(std::move(parts.file)) {
 }
 
-pool_directory::~pool_directory() = default;
+pool_directory::~pool_directory() {
+    stop_leases();
+}
 
 result<std::unique_ptr<pool_directory>> pool_directory::open(const std::string& directory,
                                                              const directory_options& options,
@@ -104,6 +107,9 @@ result<std::unique_ptr<pool_directory>> pool_directory::assemble(directory_parts
         // No reason to keep the pool closed.
         log(log_level::warning, component, dropped.error().to_string());
     }
+    const lock_guard held(made->change_lock_);
+    UTHIN_TRY(made->apply_policies(nullptr, false));
+    UTHIN_TRY(made->load_lease());
     return made;
 }
 
@@ -117,11 +123,13 @@ result<void> pool_directory::start() {
     for (const auto& [id, what] : std::map(reaping_)) {
         begin_reaping(id);
     }
+    UTHIN_TRY(lease_thread_.start([this] { keep_leases(); }));
     return purpose_ == open_purpose::serve ? resume_origin_jobs() : result<void>();
 }
 
 result<void> pool_directory::close() {
     stop_origin_jobs();
+    stop_leases();
     const lock_guard held(change_lock_);
     result<void> settled;
     if (purpose_ != open_purpose::inspect && pool_->mode() != pool_mode::fail) {
@@ -401,6 +409,8 @@ volume_info pool_directory::info_of(const volume_record& record, const device_de
     info.external_origin = record.external_origin;
     info.received_from = record.received_from;
     info.labels = record.labels;
+    info.reserved_bytes = record.reserved_bytes;
+    info.limit_bytes = record.limit_bytes;
     return info;
 }
 

@@ -30,6 +30,7 @@
 
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "pool/catalogue.h"
 #include "pool/kernel_words.h"
 #include "pool/pool_devices.h"
@@ -41,6 +42,10 @@
 namespace uthin {
 
 class origin_job;
+
+namespace thin_metadata {
+class metadata_view;
+}
 
 enum class open_purpose : std::uint8_t {
     inspect,  // nothing is changed: neither store, not even to resolve intents
@@ -128,6 +133,11 @@ public:
     // ---- reading
     [[nodiscard]] result<std::vector<volume_info>> list();
     [[nodiscard]] result<volume_info> show(std::string_view name);
+    // With what is exclusive and what is shared, of the last commit: docs/space.md says what it
+    // costs.
+    [[nodiscard]] result<std::vector<volume_info>> list_with_usage();
+    [[nodiscard]] result<volume_info> show_with_usage(std::string_view name);
+    [[nodiscard]] result<usage_reply> usage(const std::vector<std::string>& names);
     [[nodiscard]] result<pool_report> report();
     [[nodiscard]] events_reply events(const events_request& request);
     [[nodiscard]] result<diff_reply> diff(const diff_request& request);
@@ -138,6 +148,7 @@ public:
         const create_snapshots_request& request);
     [[nodiscard]] result<volume_info> rename(std::string_view name, std::string_view new_name);
     [[nodiscard]] result<volume_info> resize(std::string_view name, std::uint64_t size_bytes);
+    [[nodiscard]] result<volume_info> set_volume(const set_volume_request& request);
     // False: there was none, and that was allowed.
     [[nodiscard]] result<bool> remove(const delete_volume_request& request);
     [[nodiscard]] result<volume_info> label(const label_request& request);
@@ -184,8 +195,8 @@ public:
     [[nodiscard]] result<std::uint64_t> trim();
     [[nodiscard]] result<void> set(const std::map<std::string, std::string>& settings);
     [[nodiscard]] result<check_reply> check(const check_request& request);
-    [[nodiscard]] result<std::optional<std::uint64_t>> metadata_snapshot(
-        metadata_snapshot_action action);
+    [[nodiscard]] result<metadata_snapshot_reply> metadata_snapshot(
+        const metadata_snapshot_request& request);
     [[nodiscard]] result<release_reply> release();
 
 private:
@@ -273,6 +284,43 @@ private:
     [[nodiscard]] result<void> refuse_merging(const std::string& url, std::string_view name)
         REQUIRES(change_lock_);
 
+    // ---- space (pool_directory_space.cpp)
+    struct device_usage {
+        std::uint64_t mapped_blocks = 0;
+        std::uint64_t exclusive_blocks = 0;
+    };
+    using usage_map = std::map<device_id, device_usage>;
+    [[nodiscard]] result<std::shared_ptr<thin_metadata::metadata_view>> present_view();
+    [[nodiscard]] result<std::shared_ptr<const usage_map>> measured_usage();
+    void add_usage(std::span<volume_info> volumes);
+    // Those of the catalogue, with `changed` in place of what it holds of that device; null: as it
+    // is.
+    [[nodiscard]] result<void> apply_policies(const volume_record* changed, bool must_fit)
+        REQUIRES(change_lock_);
+    void renew_policies() REQUIRES(change_lock_);
+    [[nodiscard]] result<void> check_limits(const volume_record& record) const;
+    [[nodiscard]] result<void> apply_limits(const volume_record& record) REQUIRES(change_lock_);
+    // That the volumes may grow by so much together.
+    [[nodiscard]] result<void> check_overcommit(std::uint64_t added_bytes, std::string_view what)
+        REQUIRES(change_lock_);
+
+    // ---- the metadata snapshot and its lease (pool_directory_lease.cpp)
+    [[nodiscard]] result<std::optional<std::uint64_t>> held_block();
+    [[nodiscard]] result<metadata_snapshot_reply> held_snapshot();
+    [[nodiscard]] result<metadata_snapshot_lease> new_lease(
+        const metadata_snapshot_request& request) const;
+    [[nodiscard]] result<void> reserve_snapshot(const metadata_snapshot_request& request)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<void> release_snapshot() REQUIRES(change_lock_);
+    [[nodiscard]] result<void> check_owner(const metadata_snapshot_request& request)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<void> set_lease(const std::optional<metadata_snapshot_lease>& lease)
+        REQUIRES(change_lock_);
+    [[nodiscard]] result<void> settle_lease() REQUIRES(change_lock_);
+    [[nodiscard]] result<void> load_lease() REQUIRES(change_lock_);
+    void keep_leases();
+    void stop_leases();
+
     [[nodiscard]] result<probe_result> probe(std::span<const device_id> ids);
     // With the mapped end of `id` in blocks.
     [[nodiscard]] result<std::uint64_t> mapped_end_bytes(device_id id);
@@ -338,6 +386,17 @@ private:
     std::set<device_id> making_ GUARDED_BY(change_lock_);
     std::map<device_id, intent> transfers_ GUARDED_BY(change_lock_);
     std::uint64_t next_id_ GUARDED_BY(change_lock_) = 0;
+    bool has_policies_ GUARDED_BY(change_lock_) = false;
+
+    mutex usage_lock_;  // may be taken inside change_lock_
+    std::shared_ptr<const usage_map> usage_ GUARDED_BY(usage_lock_);
+    std::uint64_t usage_transaction_ GUARDED_BY(usage_lock_) = 0;
+
+    mutex lease_lock_;  // innermost
+    condition lease_changed_;
+    std::optional<std::int64_t> lease_end_ GUARDED_BY(lease_lock_);  // seconds since 1970
+    bool lease_stopping_ GUARDED_BY(lease_lock_) = false;
+    thread lease_thread_;
 
     mutex open_lock_;  // taken inside change_lock_
     std::map<device_id, std::weak_ptr<volume>> open_ GUARDED_BY(open_lock_);

@@ -46,6 +46,8 @@ result<pool_report> pool_directory::report() {
     report.mode = to_string(pool_->mode());
     report.mode_cause = pool_->mode_cause();
     report.low_water_blocks = file.low_water_blocks;
+    report.overcommit_percent = file.overcommit_percent;
+    report.discard_rate_bytes_per_s = file.discard_bytes_per_s;
     report.zeroing = file.zero_new_blocks;
     report.discard = to_string(file.discard);
     report.no_space = file.error_if_no_space ? "error" : "queue";
@@ -67,6 +69,10 @@ result<pool_report> pool_directory::report() {
     if (status->metadata_snap) {
         report.metadata_snapshot_block = status->metadata_snap->value();
     }
+    report.data_promised_blocks = status->data_promised_blocks;
+    const metadata_snapshot_reply snapshot = UTHIN_TRY(held_snapshot());
+    report.metadata_snapshot_owner = snapshot.owner;
+    report.metadata_snapshot_expires_unix_seconds = snapshot.expires_unix_seconds;
     report.discard = to_string(status->discard);
     report.no_space = status->error_if_no_space ? "error" : "queue";
     const catalogue::contents contents = UTHIN_TRY(names_->read_all());
@@ -150,12 +156,19 @@ result<void> pool_directory::apply_message(const kernel_message& message) {
                 return fail(error_code::busy, fmt::format("device {} is in use", first.value()));
             }
             UTHIN_TRY(pool_->delete_thin(first));
-            return names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1))));
+            UTHIN_TRY(names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1)))));
+            return apply_policies(nullptr, false);
         }
         case kernel_verb::set_transaction_id:
             return pool_->set_transaction_id(message.first, message.second);
-        case kernel_verb::reserve_metadata_snap: return pool_->reserve_metadata_snap();
-        case kernel_verb::release_metadata_snap: return pool_->release_metadata_snap();
+        case kernel_verb::reserve_metadata_snap:
+            if (!UTHIN_TRY(held_block())) {
+                UTHIN_TRY(set_lease(std::nullopt));  // an old one is not its
+            }
+            return pool_->reserve_metadata_snap();
+        case kernel_verb::release_metadata_snap:
+            UTHIN_TRY(pool_->release_metadata_snap());
+            return set_lease(std::nullopt);
     }
     return {};
 }
@@ -263,6 +276,11 @@ result<pool_file> pool_directory::changed_file(const std::map<std::string, std::
             wanted.no_space_timeout = std::chrono::seconds(*seconds);
         } else if (key == "discard") {
             wanted.discard = UTHIN_TRY(parse_discard_mode(value));
+        } else if (key == "discard-rate") {
+            wanted.discard_bytes_per_s =
+                value == "off" ? 0 : UTHIN_TRY_CTX(parse_size_bytes(value), key);
+        } else if (key == "overcommit") {
+            wanted.overcommit_percent = UTHIN_TRY(parse_overcommit(value));
         } else if (key == "zeroing") {
             wanted.zero_new_blocks = UTHIN_TRY(parse_switch(key, value, "on", "off"));
         } else if (key == "read-only") {
@@ -270,7 +288,8 @@ result<pool_file> pool_directory::changed_file(const std::map<std::string, std::
         } else {
             return fail(error_code::invalid_argument,
                         fmt::format("setting '{}': not known; use low-water, no-space, "
-                                    "no-space-timeout, discard, zeroing or read-only",
+                                    "no-space-timeout, discard, discard-rate, overcommit, zeroing "
+                                    "or read-only",
                                     printable(key)));
         }
     }
@@ -296,6 +315,8 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
     pool_->set_low_water(wanted.low_water_blocks);
     apply_zeroing();
     pool_->set_no_space_timeout(wanted.no_space_timeout);
+    pool_->set_error_if_no_space(wanted.error_if_no_space);
+    pool_->set_discard_rate(wanted.discard_bytes_per_s);
     if (!discard_switch) {
         return pool_->set_discard(wanted.discard);
     }
@@ -356,36 +377,6 @@ result<check_reply> pool_directory::check(const check_request& request) {
     reply.metadata_blocks_used = report.metadata_blocks_used;
     reply.needs_check = report.needs_check;
     return reply;
-}
-
-result<std::optional<std::uint64_t>> pool_directory::metadata_snapshot(
-    metadata_snapshot_action action) {
-    const lock_guard held(change_lock_);
-    const std::string shown = printable(directory_);
-    if (action != metadata_snapshot_action::show) {
-        UTHIN_TRY(prepare_change("change the metadata snapshot"));
-    }
-    const auto with_remedy = [&](result<void> done, error_code code, std::string_view cause,
-                                 std::string_view remedy) -> result<void> {
-        if (!done && done.error().code() == code) {
-            return fail(code, fmt::format("{}: {}; {}", shown, cause, remedy));
-        }
-        return done;
-    };
-    if (action == metadata_snapshot_action::reserve) {
-        UTHIN_TRY(with_remedy(pool_->reserve_metadata_snap(), error_code::busy,
-                              "a metadata snapshot is held already",
-                              "release it with 'uthin pool metadata-snapshot DIR release'"));
-    } else if (action == metadata_snapshot_action::release) {
-        UTHIN_TRY(with_remedy(pool_->release_metadata_snap(), error_code::invalid_argument,
-                              "no metadata snapshot is held",
-                              "make one with 'uthin pool metadata-snapshot DIR reserve'"));
-    }
-    const auto held_root = UTHIN_TRY_CTX(pool_->metadata_snap(), shown);
-    if (!held_root) {
-        return std::nullopt;
-    }
-    return held_root->value();
 }
 
 result<release_reply> pool_directory::release() {

@@ -190,6 +190,11 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
         reaps.push_back(what);
     }
     std::vector<volume_record> records = {UTHIN_TRY(published_record(hidden, request))};
+    const std::uint64_t size_bytes = records.front().size_bytes;
+    const std::uint64_t old_bytes = request.replaces ? request.replaces->size_bytes : 0;
+    UTHIN_TRY(check_overcommit((size_bytes > old_bytes ? size_bytes - old_bytes : 0) +
+                                   (request.snapshot.empty() ? 0 : size_bytes),
+                               printable(request.name)));
     std::vector<std::int64_t> numbers = {hidden.what.number};
     std::optional<intent> snapshot;
     if (!request.snapshot.empty()) {
@@ -208,6 +213,8 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
         record.parent_uuid = records.front().uuid;
         record.created_unix_seconds = time_.unix_seconds();
         record.labels = request.snapshot_labels;
+        record.reserved_bytes = 0;
+        record.limit_bytes = 0;
         records.push_back(std::move(record));
     }
     auto published = publish_records(hidden, numbers, records, reaps);
@@ -220,6 +227,7 @@ result<void> pool_directory::publish_hidden(hidden_volume& hidden, const publish
     making_.erase(hidden.what.hidden.id);
     transfers_.erase(hidden.what.hidden.id);
     apply_zeroing();
+    renew_policies();  // they are another device's now
     hidden.data.reset();
     for (const intent& what : reaps) {
         reap_unpublished(what);

@@ -47,6 +47,9 @@ result<void> pool_directory::prepare_change(std::string_view what) {
     }
     const pool_mode mode = pool_->mode();
     if (mode == pool_mode::write || mode == pool_mode::out_of_data_space) {
+        if (auto settled = settle_lease(); !settled) {
+            log(log_level::warning, "directory", settled.error().to_string());
+        }
         return settle_deletions();
     }
     const std::string cause = pool_->mode_cause();
@@ -175,6 +178,7 @@ result<volume_info> pool_directory::create_volume(const create_volume_request& r
         return fail(error_code::already_exists,
                     fmt::format("{}: device id {} is taken; use another id", shown, id->value()));
     }
+    UTHIN_TRY(check_overcommit(size_bytes, shown));
     const device_id chosen = id ? *id : UTHIN_TRY(unused_id(false));
     const auto stale = UTHIN_TRY(stale_records(std::span(&request.name, 1), std::span(&chosen, 1)));
     const probe_result now = UTHIN_TRY(advance_transaction_id());
@@ -186,9 +190,16 @@ result<volume_info> pool_directory::create_volume(const create_volume_request& r
     what.volume.size_bytes = size_bytes;
     what.volume.external_origin = origin_url;
     what.volume.created_unix_seconds = time_.unix_seconds();
-    UTHIN_TRY_CTX(
-        make_devices(std::span(&what, 1), stale, [&] { return pool_->create_thin(chosen); }),
-        shown);
+    what.volume.reserved_bytes = request.reserved_bytes;
+    what.volume.limit_bytes = request.limit_bytes;
+    UTHIN_TRY(check_limits(what.volume));
+    UTHIN_TRY(apply_limits(what.volume));
+    auto made =
+        make_devices(std::span(&what, 1), stale, [&] { return pool_->create_thin(chosen); });
+    if (!made) {
+        renew_policies();
+        return std::unexpected(std::move(made).error().with_context(shown));
+    }
     return describe(request.name);
 }
 
@@ -244,6 +255,7 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
     std::vector<device_id> new_ids;
     std::vector<intent> intents;
     std::vector<snapshot_request> devices;
+    std::uint64_t added_bytes = 0;
     for (const snapshot_pair& pair : request.snapshots) {
         const auto earlier = made.find(pair.source);
         const volume_record source =
@@ -258,6 +270,10 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
         what.volume.created_unix_seconds = time_.unix_seconds();
         what.volume.received_from.clear();
         what.volume.labels = pair.labels;
+        // What the origin was promised, its snapshot was not.
+        what.volume.reserved_bytes = 0;
+        what.volume.limit_bytes = 0;
+        added_bytes += source.size_bytes;
         what.volume.identity.id = UTHIN_TRY(unused_id(false));
         if (!made.emplace(pair.name, what.volume).second) {
             return fail(error_code::invalid_argument,
@@ -269,6 +285,8 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
         new_ids.push_back(what.volume.identity.id);
         intents.push_back(std::move(what));
     }
+    UTHIN_TRY(check_overcommit(
+        added_bytes, fmt::format("snapshot {}", printable(request.snapshots.front().name))));
     const auto stale = UTHIN_TRY(stale_records(new_names, new_ids));
     const probe_result now = UTHIN_TRY(advance_transaction_id());
     // Each snapshot moves the pool's time on by one.
@@ -331,6 +349,15 @@ result<volume_info> pool_directory::resize(std::string_view name, std::uint64_t 
     UTHIN_TRY(refuse_moving(found.record.identity.id, name));
     const volume_record record = UTHIN_TRY(must_have_record(name));
     const device_id id = record.identity.id;
+    if (size_bytes < record.reserved_bytes) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("{}/{}: {} bytes are reserved for it; lower that first with 'uthin "
+                                "volume set --reserve'",
+                                printable(directory_), printable(name), record.reserved_bytes));
+    }
+    if (size_bytes > record.size_bytes) {
+        UTHIN_TRY(check_overcommit(size_bytes - record.size_bytes, printable(name)));
+    }
     if (size_bytes < record.size_bytes) {
         // ORDER: what lies beyond the new end is gone before the size says so: a part that is
         // grown again must read as zeros.
@@ -389,6 +416,7 @@ result<bool> pool_directory::remove_locked(const delete_volume_request& request)
     what.hidden = found->record.identity;
     UTHIN_TRY(names_->begin(std::span(&what, 1)));
     reaping_.emplace(id, what);
+    renew_policies();  // what was promised to it is free at once
     begin_reaping(id);
     if (!started_) {
         UTHIN_TRY(settle_deletions());

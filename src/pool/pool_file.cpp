@@ -82,6 +82,10 @@ public:
         }
         return *parsed;
     }
+    // 0 when it is missing.
+    result<std::uint64_t> optional_number(const std::string& key) {
+        return fields_.contains(key) ? number(key) : 0U;
+    }
     result<void> finish() const {
         if (!fields_.empty()) {
             return damaged(path_,
@@ -147,6 +151,21 @@ result<std::uint64_t> parse_low_water(std::string_view text, std::uint64_t data_
     return percent ? data_blocks / 100 * *number + data_blocks % 100 * *number / 100 : *number;
 }
 
+result<std::uint64_t> parse_overcommit(std::string_view text) {
+    constexpr std::uint64_t percent_max = 1'000'000;
+    if (text == "off") {
+        return 0U;
+    }
+    const auto percent =
+        text.ends_with('%') ? parse_decimal(text.substr(0, text.size() - 1)) : std::nullopt;
+    if (!percent || *percent == 0 || *percent > percent_max) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("overcommit '{}': not valid; give 1% to 1000000%, or off",
+                                printable(text)));
+    }
+    return *percent;
+}
+
 result<std::string> format_pool_file(const pool_file& file) {
     auto database = UTHIN_TRY(sqlite_database::open_in_memory());
     auto quote = UTHIN_TRY(database.prepare("SELECT json_quote(?)"));
@@ -161,6 +180,14 @@ result<std::string> format_pool_file(const pool_file& file) {
         quote.reset();
         return written;
     };
+    std::string optional_fields;
+    const auto add_number = [&](std::string_view key, std::uint64_t value) {
+        if (value != 0) {
+            optional_fields += fmt::format(",\n  \"{}\": {}", key, value);
+        }
+    };
+    add_number("overcommit_percent", file.overcommit_percent);
+    add_number("discard_bytes_per_s", file.discard_bytes_per_s);
     return fmt::format(
         "{{\n"
         "  \"format\": \"{}\",\n"
@@ -174,12 +201,12 @@ result<std::string> format_pool_file(const pool_file& file) {
         "  \"discard\": \"{}\",\n"
         "  \"error_if_no_space\": {},\n"
         "  \"no_space_timeout_s\": {},\n"
-        "  \"low_water_blocks\": {}\n"
+        "  \"low_water_blocks\": {}{}\n"
         "}}\n",
         format_name, format_version, UTHIN_TRY(quoted(file.uuid)), UTHIN_TRY(quoted(file.metadata)),
         UTHIN_TRY(quoted(file.data)), file.adopted, file.read_only, file.zero_new_blocks,
         to_string(file.discard), file.error_if_no_space, file.no_space_timeout.count(),
-        file.low_water_blocks);
+        file.low_water_blocks, optional_fields);
 }
 
 result<pool_file> parse_pool_file(std::string_view text, std::string_view path) {
@@ -209,6 +236,8 @@ result<pool_file> parse_pool_file(std::string_view text, std::string_view path) 
     }
     file.no_space_timeout = std::chrono::seconds(timeout_s);
     file.low_water_blocks = UTHIN_TRY(fields.number("low_water_blocks"));
+    file.overcommit_percent = UTHIN_TRY(fields.optional_number("overcommit_percent"));
+    file.discard_bytes_per_s = UTHIN_TRY(fields.optional_number("discard_bytes_per_s"));
     UTHIN_TRY(fields.finish());
     return file;
 }

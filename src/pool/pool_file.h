@@ -33,6 +33,11 @@ struct pool_file {
     bool read_only = false;
     std::chrono::seconds no_space_timeout{60};
     std::uint64_t low_water_blocks = 0;
+    // The fields below are written when they say something: a pool that does not use them can be
+    // opened by programs that do not know them.
+    // The volumes' sizes may add up to so much of the data; 0: to anything.
+    std::uint64_t overcommit_percent = 0;
+    std::uint64_t discard_bytes_per_s = 0;  // 0: as fast as the device takes them
 
     bool operator==(const pool_file&) const = default;
 };
@@ -43,6 +48,9 @@ struct pool_file {
 // "N%" of the data blocks, or a number of blocks.
 [[nodiscard]] result<std::uint64_t> parse_low_water(std::string_view text,
                                                     std::uint64_t data_blocks);
+
+// "off", or "N%".
+[[nodiscard]] result<std::uint64_t> parse_overcommit(std::string_view text);
 
 [[nodiscard]] result<std::string> format_pool_file(const pool_file& file);
 // `path` is for messages.

@@ -30,7 +30,12 @@ struct volume_info {
     std::string uuid{};  // empty for a device that is not in the catalogue
     std::uint64_t dev_id = 0;
     std::uint64_t size_bytes = 0;
-    std::uint64_t mapped_bytes = 0;         // shared blocks included
+    std::uint64_t mapped_bytes = 0;  // shared blocks included
+    // What deleting it would free, and the rest of `mapped`; absent when it cannot be told now.
+    std::optional<std::uint64_t> exclusive_bytes{};
+    std::optional<std::uint64_t> shared_bytes{};
+    std::uint64_t reserved_bytes = 0;       // promised to it, mapped or not
+    std::uint64_t limit_bytes = 0;          // it maps no more; 0: no limit
     std::string parent{};                   // name of the volume it is a snapshot of; empty: none
     std::string parent_uuid{};              // stays when the parent is gone
     std::int64_t created_unix_seconds = 0;  // 0: not known
@@ -67,6 +72,12 @@ struct pool_report {
     std::uint64_t volume_count = 0;
     std::uint64_t deletions_running = 0;
     std::uint64_t virtual_bytes = 0;  // sum of the volumes' sizes
+    // Of the free blocks, or more than are free: promised to volumes that have not mapped them yet.
+    std::uint64_t data_promised_blocks = 0;
+    std::uint64_t overcommit_percent = 0;  // of virtual_bytes; 0: no bound
+    std::uint64_t discard_rate_bytes_per_s = 0;
+    std::string metadata_snapshot_owner{};
+    std::int64_t metadata_snapshot_expires_unix_seconds = 0;  // 0: held until it is released
 };
 
 struct events_request {
@@ -116,7 +127,22 @@ struct check_reply {
     bool leaks_mended = false;
 };
 
-enum class metadata_snapshot_action : std::uint8_t { reserve, release, show };
+enum class metadata_snapshot_action : std::uint8_t { reserve, renew, release, show };
+
+struct metadata_snapshot_request {
+    metadata_snapshot_action action = metadata_snapshot_action::show;
+    // Absent: held until it is released, as by the kernel's message. Of reserve and renew.
+    std::optional<std::uint64_t> lease_s{};
+    // Who renews or releases must name the owner, or nobody: an administrator.
+    std::string owner{};
+};
+
+struct metadata_snapshot_reply {
+    std::optional<std::uint64_t> block{};  // absent: none is held
+    std::string owner{};
+    std::int64_t expires_unix_seconds = 0;  // 0: no lease
+    bool operator==(const metadata_snapshot_reply&) const = default;
+};
 
 struct create_volume_request {
     std::string name{};
@@ -124,7 +150,22 @@ struct create_volume_request {
     std::optional<std::uint64_t> dev_id{};
     // Path or URL of what unmapped blocks read as, opened read-only; empty: zeros.
     std::string external_origin{};
+    std::uint64_t reserved_bytes = 0;
+    std::uint64_t limit_bytes = 0;  // 0: no limit
     bool if_not_exists = false;
+};
+
+// What is absent stays.
+struct set_volume_request {
+    std::string name{};
+    std::optional<std::uint64_t> reserved_bytes{};
+    std::optional<std::uint64_t> limit_bytes{};
+};
+
+struct usage_reply {
+    std::uint64_t mapped_bytes = 0;  // sum of the volumes'
+    std::uint64_t freed_bytes = 0;   // what deleting all of them would free
+    bool operator==(const usage_reply&) const = default;
 };
 
 struct snapshot_pair {
@@ -272,12 +313,13 @@ public:
     // Discards all free space of the data device; the bytes told to it.
     [[nodiscard]] virtual result<std::uint64_t> trim() = 0;
     [[nodiscard]] virtual result<check_reply> check(const check_request& request) = 0;
-    // Keys: low-water, no-space, no-space-timeout, discard, zeroing, read-only. All or none.
+    // Keys: low-water, no-space, no-space-timeout, discard, discard-rate, overcommit, zeroing,
+    // read-only. All or none.
     [[nodiscard]] virtual result<pool_report> set(
         const std::map<std::string, std::string>& settings) = 0;
-    // The held block afterwards; absent: none.
-    [[nodiscard]] virtual result<std::optional<std::uint64_t>> metadata_snapshot(
-        metadata_snapshot_action action) = 0;
+    // What is held afterwards.
+    [[nodiscard]] virtual result<metadata_snapshot_reply> metadata_snapshot(
+        const metadata_snapshot_request& request) = 0;
 
     [[nodiscard]] virtual result<volume_info> create_volume(
         const create_volume_request& request) = 0;
@@ -287,6 +329,9 @@ public:
                                                             std::string_view new_name) = 0;
     [[nodiscard]] virtual result<volume_info> resize_volume(std::string_view name,
                                                             std::uint64_t size_bytes) = 0;
+    [[nodiscard]] virtual result<volume_info> set_volume(const set_volume_request& request) = 0;
+    // Of these volumes together.
+    [[nodiscard]] virtual result<usage_reply> usage(const std::vector<std::string>& names) = 0;
     // The name is free on return; space comes back in the background. False: there was none.
     [[nodiscard]] virtual result<bool> delete_volume(const delete_volume_request& request) = 0;
     [[nodiscard]] virtual result<volume_info> rollback_volume(const rollback_request& request) = 0;

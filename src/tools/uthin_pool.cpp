@@ -1,6 +1,7 @@
 // pool create, adopt, release, status, grow, trim, check, set, metadata-snapshot; and message.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -13,6 +14,32 @@
 namespace uthin::tools {
 
 namespace {
+
+std::string reserved_text(const pool_report& report) {
+    const std::uint64_t promised = report.data_promised_blocks;
+    const std::uint64_t free = report.data_blocks - report.data_used_blocks;
+    std::string text = fmt::format("{} for volumes that have not used it yet",
+                                   readable_size(promised * report.block_size_bytes));
+    if (promised > free) {
+        text += fmt::format("; {} of it are NOT FREE: grow the pool, or reserve less",
+                            readable_size((promised - free) * report.block_size_bytes));
+    }
+    return text;
+}
+
+std::string held_text(const pool_report& report) {
+    if (!report.metadata_snapshot_block) {
+        return "none";
+    }
+    std::string text = fmt::format("block {}", *report.metadata_snapshot_block);
+    if (report.metadata_snapshot_expires_unix_seconds != 0) {
+        const std::int64_t left =
+            report.metadata_snapshot_expires_unix_seconds - system_clock().unix_seconds();
+        text += fmt::format(", of {}, for {} s", printable(report.metadata_snapshot_owner),
+                            std::max<std::int64_t>(left, 0));
+    }
+    return text;
+}
 
 void print_report(const command_line& line, const pool_report& report) {
     if (line.json) {
@@ -34,6 +61,9 @@ void print_report(const command_line& line, const pool_report& report) {
                     printable(report.mode_cause) + (report.needs_check ? ", needs_check" : ""));
     row("served", report.served ? "yes" : "no");
     row("data", used(report.data_used_blocks, report.data_blocks, report.block_size_bytes));
+    if (report.data_promised_blocks != 0) {
+        row("reserved", reserved_text(report));
+    }
     row("metadata",
         used(report.metadata_used_blocks, report.metadata_blocks, metadata_block_size_bytes));
     row("volumes",
@@ -42,12 +72,17 @@ void print_report(const command_line& line, const pool_report& report) {
                         ? std::string()
                         : fmt::format(", {} being deleted", report.deletions_running)));
     row("transaction id", std::to_string(report.transaction_id));
-    row("metadata snapshot", report.metadata_snapshot_block
-                                 ? fmt::format("block {}", *report.metadata_snapshot_block)
-                                 : "none");
+    row("metadata snapshot", held_text(report));
+    if (report.overcommit_percent != 0) {
+        row("overcommit", fmt::format("at most {}%", report.overcommit_percent));
+    }
     row("low water", fmt::format("{} blocks", report.low_water_blocks));
     row("no space", report.no_space);
-    row("discard", report.discard);
+    row("discard",
+        report.discard +
+            (report.discard_rate_bytes_per_s == 0
+                 ? std::string()
+                 : fmt::format(", at most {}/s", readable_size(report.discard_rate_bytes_per_s))));
     row("zeroing", report.zeroing ? "on" : "off");
     row("metadata device", printable(report.metadata_url));
     row("data device", printable(report.data_url));
@@ -212,18 +247,15 @@ int set_pool(const command_line& line, const std::string& directory,
 }
 
 int metadata_snapshot(const command_line& line, const std::string& directory,
-                      const std::string& verb) {
-    const auto action = verb == "reserve"   ? metadata_snapshot_action::reserve
-                        : verb == "release" ? metadata_snapshot_action::release
-                                            : metadata_snapshot_action::show;
-    const auto kind =
-        action == metadata_snapshot_action::show ? session_kind::inspect : session_kind::change;
+                      const metadata_snapshot_request& request) {
+    const auto kind = request.action == metadata_snapshot_action::show ? session_kind::inspect
+                                                                       : session_kind::change;
     return with_pool(line, directory, kind, [&](pool_service& pool) -> result<void> {
-        const auto block = UTHIN_TRY(pool.metadata_snapshot(action));
+        const metadata_snapshot_reply reply = UTHIN_TRY(pool.metadata_snapshot(request));
         if (line.json) {
-            print_json(frontends::encode_block(block));
+            print_json(frontends::encode(reply));
         } else {
-            print_line(block ? std::to_string(*block) : "-");
+            print_line(reply.block ? std::to_string(*reply.block) : "-");
         }
         return {};
     });
@@ -323,6 +355,45 @@ void add_message(CLI::App& app, command_line& line) {
     });
 }
 
+void add_metadata_snapshot(CLI::App& pool, command_line& line) {
+    CLI::App* command = pool.add_subcommand("metadata-snapshot",
+                                            "freeze the metadata for tools such as thin_dump -m");
+    struct arguments {
+        std::string directory;
+        std::string verb;
+        std::string lease;
+        std::string owner;
+    };
+    const auto given = std::make_shared<arguments>();
+    command->add_option("DIR", given->directory, "the pool")->required();
+    command->add_option("ACTION", given->verb, "reserve, renew, release or show")
+        ->required()
+        ->check(CLI::IsMember({"reserve", "renew", "release", "show"}));
+    command->add_option("--lease", given->lease,
+                        "release it after this time, such as 60s, unless it is renewed");
+    command->add_option("--owner", given->owner, "whose lease it is");
+    command->callback([&line, given] {
+        metadata_snapshot_request request;
+        request.action = given->verb == "reserve"   ? metadata_snapshot_action::reserve
+                         : given->verb == "renew"   ? metadata_snapshot_action::renew
+                         : given->verb == "release" ? metadata_snapshot_action::release
+                                                    : metadata_snapshot_action::show;
+        request.owner = given->owner;
+        if (!given->lease.empty()) {
+            const auto lease = parse_duration(given->lease);
+            if (!lease) {
+                throw CLI::ValidationError("--lease", lease.error().message());
+            }
+            // A part of a second is a second.
+            request.lease_s =
+                static_cast<std::uint64_t>(std::chrono::ceil<std::chrono::seconds>(*lease).count());
+        }
+        line.action = [&line, given, request] {
+            return metadata_snapshot(line, given->directory, request);
+        };
+    });
+}
+
 }  // namespace
 
 void add_pool_commands(CLI::App& app, command_line& line) {
@@ -353,23 +424,13 @@ void add_pool_commands(CLI::App& app, command_line& line) {
     const auto pairs = std::make_shared<std::vector<std::string>>();
     set->add_option("DIR", *directory, "the pool")->required();
     set->add_option("KEY=VALUE", *pairs,
-                    "low-water, no-space, no-space-timeout, discard, zeroing, read-only")
+                    "low-water, no-space, no-space-timeout, discard, discard-rate, overcommit, "
+                    "zeroing, read-only")
         ->required();
     set->callback([&line, directory, pairs] {
         line.action = [&line, directory, pairs] { return set_pool(line, *directory, *pairs); };
     });
-    CLI::App* snapshot = pool->add_subcommand("metadata-snapshot",
-                                              "freeze the metadata for tools such as thin_dump -m");
-    const auto verb = std::make_shared<std::string>();
-    snapshot->add_option("DIR", *directory, "the pool")->required();
-    snapshot->add_option("ACTION", *verb, "reserve, release or show")
-        ->required()
-        ->check(CLI::IsMember({"reserve", "release", "show"}));
-    snapshot->callback([&line, directory, verb] {
-        line.action = [&line, directory, verb] {
-            return metadata_snapshot(line, *directory, *verb);
-        };
-    });
+    add_metadata_snapshot(*pool, line);
     add_message(app, line);
 }
 

@@ -1,9 +1,10 @@
-// volume create, list, show, rename, resize, delete, rollback; snapshot create.
+// volume create, list, show, rename, resize, set, usage, delete, rollback; snapshot create.
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "base/result.h"
 #include "frontends/control/codec.h"
@@ -23,18 +24,24 @@ std::string time_text(std::int64_t unix_seconds) {
     return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
 }
 
+std::string size_or_dash(const std::optional<std::uint64_t>& size_bytes) {
+    return size_bytes ? readable_size(*size_bytes) : "-";
+}
+
 void print_list(const std::vector<volume_info>& volumes) {
     std::size_t width = 4;
     for (const volume_info& volume : volumes) {
         width = std::max(width, volume.name.size());
     }
-    print_line(fmt::format("{:<{}}  {:>10}  {:>10}  {:>8}  {:<19}  {}", "NAME", width, "SIZE",
-                           "MAPPED", "DEVICE", "CREATED (UTC)", "SNAPSHOT OF"));
+    print_line(fmt::format("{:<{}}  {:>10}  {:>10}  {:>10}  {:>8}  {:<19}  {}", "NAME", width,
+                           "SIZE", "MAPPED", "EXCLUSIVE", "DEVICE", "CREATED (UTC)",
+                           "SNAPSHOT OF"));
     for (const volume_info& volume : volumes) {
-        print_line(fmt::format("{:<{}}  {:>10}  {:>10}  {:>8}  {:<19}  {}", volume.name, width,
-                               readable_size(volume.size_bytes), readable_size(volume.mapped_bytes),
-                               volume.dev_id, time_text(volume.created_unix_seconds),
-                               volume.parent.empty() ? "-" : volume.parent));
+        print_line(fmt::format(
+            "{:<{}}  {:>10}  {:>10}  {:>10}  {:>8}  {:<19}  {}", volume.name, width,
+            readable_size(volume.size_bytes), readable_size(volume.mapped_bytes),
+            size_or_dash(volume.exclusive_bytes), volume.dev_id,
+            time_text(volume.created_unix_seconds), volume.parent.empty() ? "-" : volume.parent));
     }
 }
 
@@ -49,6 +56,12 @@ void print_details(const volume_info& volume) {
     row("size", fmt::format("{} ({} bytes)", readable_size(volume.size_bytes), volume.size_bytes));
     row("mapped",
         fmt::format("{} ({} bytes)", readable_size(volume.mapped_bytes), volume.mapped_bytes));
+    row("exclusive", volume.exclusive_bytes
+                         ? size_or_dash(volume.exclusive_bytes) + ", which deleting it would free"
+                         : "-");
+    row("shared", size_or_dash(volume.shared_bytes));
+    row("reserved", volume.reserved_bytes == 0 ? "-" : readable_size(volume.reserved_bytes));
+    row("limit", volume.limit_bytes == 0 ? "-" : readable_size(volume.limit_bytes));
     row("snapshot of", !volume.parent.empty()        ? volume.parent
                        : !volume.parent_uuid.empty() ? volume.parent_uuid + " (deleted)"
                                                      : "-");
@@ -66,6 +79,8 @@ struct volume_arguments {
     std::uint64_t size_bytes = 0;
     std::uint64_t id = 0;
     std::string external_origin;
+    std::uint64_t reserved_bytes = 0;
+    std::uint64_t limit_bytes = 0;
     bool flag = false;
     bool force = false;
 };
@@ -95,6 +110,10 @@ void add_create(CLI::App& volume, command_line& line) {
     CLI::Option* id = command->add_option("--id", given->id, "device id instead of the next one");
     command->add_option("--external-origin", given->external_origin,
                         "image that blocks never written read as: a path or an NBD URL");
+    command->add_option("--reserve", given->reserved_bytes, "space that no other volume can take")
+        ->transform(as_size());
+    command->add_option("--limit", given->limit_bytes, "space that it takes at most; 0: no limit")
+        ->transform(as_size());
     command->add_flag("--if-not-exists", given->flag, "the same volume may be there");
     command->callback([&line, given, id, size] {
         if (size->count() == 0 && given->external_origin.empty()) {
@@ -110,6 +129,8 @@ void add_create(CLI::App& volume, command_line& line) {
                     request.size_bytes = wanted.size_bytes;
                     // A server has another working directory.
                     request.external_origin = absolute_url(wanted.external_origin);
+                    request.reserved_bytes = wanted.reserved_bytes;
+                    request.limit_bytes = wanted.limit_bytes;
                     request.if_not_exists = wanted.flag;
                     if (has_id) {
                         request.dev_id = wanted.id;
@@ -196,6 +217,75 @@ void add_resize(CLI::App& volume, command_line& line) {
                 });
         };
     });
+}
+
+void add_set(CLI::App& volume, command_line& line) {
+    CLI::App* command = volume.add_subcommand("set", "how much space it is promised, and gets");
+    const auto given = std::make_shared<volume_arguments>();
+    command->add_option("DIR/NAME", given->path, "the volume")->required();
+    CLI::Option* reserve = command->add_option("--reserve", given->reserved_bytes,
+                                               "space that no other volume can take; 0: none");
+    reserve->transform(as_size());
+    CLI::Option* limit = command->add_option("--limit", given->limit_bytes,
+                                             "space that it takes at most; 0: no limit");
+    limit->transform(as_size());
+    command->callback([&line, given, reserve, limit] {
+        set_volume_request request;
+        if (reserve->count() != 0) {
+            request.reserved_bytes = given->reserved_bytes;
+        }
+        if (limit->count() != 0) {
+            request.limit_bytes = given->limit_bytes;
+        }
+        if (!request.reserved_bytes && !request.limit_bytes) {
+            throw CLI::RequiredError("--reserve or --limit");
+        }
+        line.action = [&line, given, request] {
+            return run_and_print(
+                line, *given, session_kind::change, "set",
+                [request](pool_service& pool, const std::string& name, volume_arguments&) {
+                    set_volume_request named = request;
+                    named.name = name;
+                    return pool.set_volume(named);
+                });
+        };
+    });
+}
+
+int show_usage(const command_line& line, const std::vector<std::string>& paths) {
+    const auto first = split_volume_path(paths.front());
+    if (!first) {
+        return report_usage(first.error().message());
+    }
+    std::vector<std::string> names;
+    for (const std::string& path : paths) {
+        const auto name = name_in_pool(first->directory, path);
+        if (!name) {
+            return report_usage(name.error().message());
+        }
+        names.push_back(*name);
+    }
+    return with_pool(
+        line, first->directory, session_kind::reading, [&](pool_service& pool) -> result<void> {
+            const usage_reply reply = UTHIN_TRY(pool.usage(names));
+            if (line.json) {
+                print_json(frontends::encode(reply));
+            } else {
+                print_line(fmt::format(
+                    "mapped {}; deleting {} would free {}", readable_size(reply.mapped_bytes),
+                    names.size() == 1 ? "it" : "them all", readable_size(reply.freed_bytes)));
+            }
+            return {};
+        });
+}
+
+void add_usage(CLI::App& volume, command_line& line) {
+    CLI::App* command =
+        volume.add_subcommand("usage", "what deleting one volume, or several, would free");
+    const auto paths = std::make_shared<std::vector<std::string>>();
+    command->add_option("DIR/NAME", *paths, "the volumes, of one pool")->required();
+    command->callback(
+        [&line, paths] { line.action = [&line, paths] { return show_usage(line, *paths); }; });
 }
 
 int delete_volume(const command_line& line, const volume_arguments& given) {
@@ -323,6 +413,8 @@ void add_volume_commands(CLI::App& app, command_line& line) {
     add_show(*volume, line);
     add_rename(*volume, line);
     add_resize(*volume, line);
+    add_set(*volume, line);
+    add_usage(*volume, line);
     add_delete(*volume, line);
     add_rollback(*volume, line);
     add_label(*volume, line);

@@ -454,9 +454,15 @@ result<void> directory_driver::grow() {
 
 result<void> directory_driver::toggle_metadata_snapshot() {
     const std::uint64_t begin = sequence_();
-    const auto held = UTHIN_TRY(pool_->metadata_snapshot(
-        now_.held ? metadata_snapshot_action::release : metadata_snapshot_action::reserve));
-    now_.held = held.has_value();
+    metadata_snapshot_request request;
+    request.action =
+        now_.held ? metadata_snapshot_action::release : metadata_snapshot_action::reserve;
+    if (!now_.held && random_.one_in(2)) {
+        request.lease_s = 1'000'000;
+        request.owner = "driver";
+    }
+    const auto held = UTHIN_TRY(pool_->metadata_snapshot(request));
+    now_.held = held.block.has_value();
     record(begin);
     return {};
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <charconv>
 #include <exception>
+#include <functional>
+#include <optional>
 #include <set>
 
 #include "base/clock.h"
@@ -93,21 +95,36 @@ std::string gauge(const char* name, const char* help, std::uint64_t value) {
     return fmt::format("# HELP {0} {1}\n# TYPE {0} gauge\n{0} {2}\n", name, help, value);
 }
 
-std::string volume_metrics(const std::vector<volume_info>& volumes) {
-    std::string size =
-        "# HELP uthin_volume_size_bytes Size that clients see.\n"
-        "# TYPE uthin_volume_size_bytes gauge\n";
-    std::string mapped =
-        "# HELP uthin_volume_mapped_bytes Mapped data blocks, shared ones included.\n"
-        "# TYPE uthin_volume_mapped_bytes gauge\n";
+// One gauge with a line for each volume that says something.
+std::string volume_gauge(
+    const std::vector<volume_info>& volumes, const char* name, const char* help,
+    const std::function<std::optional<std::uint64_t>(const volume_info&)>& of) {
+    std::string text = fmt::format("# HELP {0} {1}\n# TYPE {0} gauge\n", name, help);
     for (const volume_info& volume : volumes) {
-        const std::string label = label_escaped(volume.name);
-        size +=
-            fmt::format("uthin_volume_size_bytes{{volume=\"{}\"}} {}\n", label, volume.size_bytes);
-        mapped += fmt::format("uthin_volume_mapped_bytes{{volume=\"{}\"}} {}\n", label,
-                              volume.mapped_bytes);
+        if (const auto value = of(volume)) {
+            text +=
+                fmt::format("{}{{volume=\"{}\"}} {}\n", name, label_escaped(volume.name), *value);
+        }
     }
-    return size + mapped;
+    return text;
+}
+
+std::string volume_metrics(const std::vector<volume_info>& volumes) {
+    using number = std::optional<std::uint64_t>;
+    return volume_gauge(volumes, "uthin_volume_size_bytes", "Size that clients see.",
+                        [](const volume_info& volume) -> number { return volume.size_bytes; }) +
+           volume_gauge(volumes, "uthin_volume_mapped_bytes",
+                        "Mapped data blocks, shared ones included.",
+                        [](const volume_info& volume) -> number { return volume.mapped_bytes; }) +
+           volume_gauge(volumes, "uthin_volume_exclusive_bytes", "What deleting it would free.",
+                        [](const volume_info& volume) { return volume.exclusive_bytes; }) +
+           volume_gauge(volumes, "uthin_volume_shared_bytes",
+                        "Mapped data blocks that something else holds too.",
+                        [](const volume_info& volume) { return volume.shared_bytes; }) +
+           volume_gauge(volumes, "uthin_volume_reserved_bytes", "Promised to it, mapped or not.",
+                        [](const volume_info& volume) -> number { return volume.reserved_bytes; }) +
+           volume_gauge(volumes, "uthin_volume_limit_bytes", "It maps no more; 0: no limit.",
+                        [](const volume_info& volume) -> number { return volume.limit_bytes; });
 }
 
 }  // namespace
@@ -160,6 +177,13 @@ result<std::string> control_api::route(const http_request& request) {
     }
     if (path == "/v1/transfers" || path.starts_with("/v1/transfers/")) {
         return route_transfers(request, path.substr(std::min<std::size_t>(path.size(), 14)));
+    }
+    if (path == "/v1/usage") {
+        if (request.method != "POST") {
+            return wrong_method();
+        }
+        return to_text(encode(UTHIN_TRY(
+            service_.usage(UTHIN_TRY(decode_names(UTHIN_TRY(parse_object(request.body))))))));
     }
     if (path == "/v1/snapshots") {
         if (request.method != "POST") {
@@ -233,16 +257,10 @@ result<std::string> control_api::route_pool(const http_request& request, const s
         return is_get ? result<std::string>(to_text(encode(UTHIN_TRY(events(request)))))
                       : wrong_method();
     }
-    UTHIN_TRY(check_query(request, {}));
-    if (rest == "metadata-snapshot") {
-        const auto action = is_get                     ? metadata_snapshot_action::show
-                            : request.method == "POST" ? metadata_snapshot_action::reserve
-                                                       : metadata_snapshot_action::release;
-        if (!is_get && request.method != "POST" && request.method != "DELETE") {
-            return wrong_method();
-        }
-        return to_text(encode_block(UTHIN_TRY(service_.metadata_snapshot(action))));
+    if (rest == "metadata-snapshot" || rest == "metadata-snapshot/renew") {
+        return metadata_snapshot(request, rest.ends_with("/renew"));
     }
+    UTHIN_TRY(check_query(request, {}));
     if (rest == "kernel-status") {
         return is_get
                    ? result<std::string>(to_text({{"status", UTHIN_TRY(service_.kernel_status())}}))
@@ -274,6 +292,25 @@ result<std::string> control_api::route_pool(const http_request& request, const s
         return to_text(encode(UTHIN_TRY(service_.set(UTHIN_TRY(decode_settings(body))))));
     }
     return to_text(encode(UTHIN_TRY(service_.release())));
+}
+
+result<std::string> control_api::metadata_snapshot(const http_request& request, bool renew) {
+    const bool is_release = request.method == "DELETE" && !renew;
+    UTHIN_TRY(check_query(request,
+                          is_release ? std::set<std::string>{"owner"} : std::set<std::string>()));
+    metadata_snapshot_request wanted;
+    if (request.method == "POST") {
+        wanted = UTHIN_TRY(decode_metadata_snapshot(UTHIN_TRY(parse_object(request.body))));
+        wanted.action = renew ? metadata_snapshot_action::renew : metadata_snapshot_action::reserve;
+    } else if (is_release) {
+        wanted.action = metadata_snapshot_action::release;
+        if (const auto owner = request.query.find("owner"); owner != request.query.end()) {
+            wanted.owner = owner->second;
+        }
+    } else if (request.method != "GET" || renew) {
+        return wrong_method();
+    }
+    return to_text(encode(UTHIN_TRY(service_.metadata_snapshot(wanted))));
 }
 
 result<std::string> control_api::route_volume(const http_request& request,
@@ -369,7 +406,8 @@ result<std::string> control_api::origin_job(const http_request& request, const s
 
 result<std::string> control_api::change_volume(const http_request& request, const std::string& name,
                                                const std::string& verb) {
-    static const std::set<std::string> verbs = {"rename", "resize", "rollback", "labels", "merge", "flatten"};
+    static const std::set<std::string> verbs = {"rename", "resize",  "rollback", "labels",
+                                                "merge",  "flatten", "limits"};
     if (!verbs.contains(verb)) {
         return wrong_address();
     }
@@ -397,6 +435,11 @@ result<std::string> control_api::change_volume(const http_request& request, cons
         labels.name = name;
         return to_text(encode(UTHIN_TRY(service_.label_volume(labels))));
     }
+    if (verb == "limits") {
+        set_volume_request limits = UTHIN_TRY(decode_set_volume(body));
+        limits.name = name;
+        return to_text(encode(UTHIN_TRY(service_.set_volume(limits))));
+    }
     rollback_request rollback = UTHIN_TRY(decode_rollback(body));
     rollback.name = name;
     return to_text(encode(UTHIN_TRY(service_.rollback_volume(rollback))));
@@ -417,6 +460,9 @@ result<std::string> control_api::metrics() {
                   found.needs_check ? 1 : 0);
     text +=
         gauge("uthin_pool_deletions_running", "Volumes being deleted.", found.deletions_running);
+    text += gauge("uthin_pool_data_promised_blocks",
+                  "Data blocks promised to volumes that have not mapped them yet.",
+                  found.data_promised_blocks);
     text +=
         gauge("uthin_pool_virtual_bytes", "Sum of the sizes of all volumes.", found.virtual_bytes);
     text +=

@@ -54,6 +54,7 @@ private:
                                                     const std::string& verb);
     [[nodiscard]] result<std::string> route_transfers(const http_request& request,
                                                       const std::string& rest);
+    [[nodiscard]] result<std::string> metadata_snapshot(const http_request& request, bool renew);
     [[nodiscard]] result<std::string> diff(const http_request& request, const std::string& name);
     [[nodiscard]] result<pool_report> report(const http_request& request);
     [[nodiscard]] result<events_reply> events(const http_request& request);

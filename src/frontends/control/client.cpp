@@ -43,12 +43,24 @@ public:
     result<pool_report> set(const std::map<std::string, std::string>& settings) override {
         return decode_report(UTHIN_TRY(call("POST", "/v1/pool/settings", settings)));
     }
-    result<std::optional<std::uint64_t>> metadata_snapshot(
-        metadata_snapshot_action action) override {
-        const char* method = action == metadata_snapshot_action::reserve   ? "POST"
-                             : action == metadata_snapshot_action::release ? "DELETE"
-                                                                           : "GET";
-        return decode_block(UTHIN_TRY(call(method, "/v1/pool/metadata-snapshot")));
+    result<metadata_snapshot_reply> metadata_snapshot(
+        const metadata_snapshot_request& request) override {
+        const std::string address = "/v1/pool/metadata-snapshot";
+        switch (request.action) {
+            case metadata_snapshot_action::show: break;
+            case metadata_snapshot_action::reserve:
+                return decode_metadata_snapshot_reply(
+                    UTHIN_TRY(call("POST", address, encode(request))));
+            case metadata_snapshot_action::renew:
+                return decode_metadata_snapshot_reply(
+                    UTHIN_TRY(call("POST", address + "/renew", encode(request))));
+            case metadata_snapshot_action::release: {
+                const std::string owner =
+                    request.owner.empty() ? "" : "?owner=" + url_encoded(request.owner);
+                return decode_metadata_snapshot_reply(UTHIN_TRY(call("DELETE", address + owner)));
+            }
+        }
+        return decode_metadata_snapshot_reply(UTHIN_TRY(call("GET", address)));
     }
     result<volume_info> create_volume(const create_volume_request& request) override {
         return decode_volume(UTHIN_TRY(call("POST", "/v1/volumes", encode(request))));
@@ -66,6 +78,13 @@ public:
     result<volume_info> resize_volume(std::string_view name, std::uint64_t size_bytes) override {
         return decode_volume(UTHIN_TRY(
             call("POST", UTHIN_TRY(address_of(name)) + "/resize", {{"size", size_bytes}})));
+    }
+    result<volume_info> set_volume(const set_volume_request& request) override {
+        return decode_volume(UTHIN_TRY(
+            call("POST", UTHIN_TRY(address_of(request.name)) + "/limits", encode(request))));
+    }
+    result<usage_reply> usage(const std::vector<std::string>& names) override {
+        return decode_usage_reply(UTHIN_TRY(call("POST", "/v1/usage", {{"volumes", names}})));
     }
     result<bool> delete_volume(const delete_volume_request& request) override {
         const std::string address =

@@ -113,7 +113,12 @@ json encode(const pool_report& report) {
                   {"no_space", report.no_space},
                   {"volume_count", report.volume_count},
                   {"deletions_running", report.deletions_running},
-                  {"virtual_bytes", report.virtual_bytes}};
+                  {"virtual_bytes", report.virtual_bytes},
+                  {"data_promised_blocks", report.data_promised_blocks},
+                  {"overcommit_percent", report.overcommit_percent},
+                  {"discard_rate", report.discard_rate_bytes_per_s},
+                  {"metadata_snapshot_owner", report.metadata_snapshot_owner},
+                  {"metadata_snapshot_expires", report.metadata_snapshot_expires_unix_seconds}};
     if (report.metadata_snapshot_block) {
         value["metadata_snapshot_block"] = *report.metadata_snapshot_block;
     }
@@ -146,6 +151,11 @@ result<pool_report> decode_report(const json& value) {
     fields.required("volume_count", report.volume_count);
     fields.required("deletions_running", report.deletions_running);
     fields.required("virtual_bytes", report.virtual_bytes);
+    fields.required("data_promised_blocks", report.data_promised_blocks);
+    fields.required("overcommit_percent", report.overcommit_percent);
+    fields.required("discard_rate", report.discard_rate_bytes_per_s);
+    fields.required("metadata_snapshot_owner", report.metadata_snapshot_owner);
+    fields.required("metadata_snapshot_expires", report.metadata_snapshot_expires_unix_seconds);
     UTHIN_TRY(fields.outcome());
     return report;
 }
@@ -191,20 +201,31 @@ result<events_reply> decode_events_reply(const json& value) {
 }
 
 json encode(const volume_info& volume) {
-    return {{"name", volume.name},
-            {"uuid", volume.uuid},
-            {"dev_id", volume.dev_id},
-            {"size", volume.size_bytes},
-            {"mapped", volume.mapped_bytes},
-            {"parent", volume.parent},
-            {"parent_uuid", volume.parent_uuid},
-            {"created", volume.created_unix_seconds},
-            {"creation_time", volume.creation_time},
-            {"creation_transaction_id", volume.creation_transaction_id},
-            {"external_origin", volume.external_origin},
-            {"received_from", volume.received_from},
-            {"labels", volume.labels},
-            {"in_use", volume.in_use}};
+    json value = {{"name", volume.name},
+                  {"uuid", volume.uuid},
+                  {"dev_id", volume.dev_id},
+                  {"size", volume.size_bytes},
+                  {"mapped", volume.mapped_bytes},
+                  {"exclusive", nullptr},
+                  {"shared", nullptr},
+                  {"reserved", volume.reserved_bytes},
+                  {"limit", volume.limit_bytes},
+                  {"parent", volume.parent},
+                  {"parent_uuid", volume.parent_uuid},
+                  {"created", volume.created_unix_seconds},
+                  {"creation_time", volume.creation_time},
+                  {"creation_transaction_id", volume.creation_transaction_id},
+                  {"external_origin", volume.external_origin},
+                  {"received_from", volume.received_from},
+                  {"labels", volume.labels},
+                  {"in_use", volume.in_use}};
+    if (volume.exclusive_bytes) {
+        value["exclusive"] = *volume.exclusive_bytes;
+    }
+    if (volume.shared_bytes) {
+        value["shared"] = *volume.shared_bytes;
+    }
+    return value;
 }
 
 result<volume_info> decode_volume(const json& value) {
@@ -215,6 +236,10 @@ result<volume_info> decode_volume(const json& value) {
     fields.required("dev_id", volume.dev_id);
     fields.required("size", volume.size_bytes);
     fields.required("mapped", volume.mapped_bytes);
+    fields.optional("exclusive", volume.exclusive_bytes);
+    fields.optional("shared", volume.shared_bytes);
+    fields.required("reserved", volume.reserved_bytes);
+    fields.required("limit", volume.limit_bytes);
     fields.required("parent", volume.parent);
     fields.required("parent_uuid", volume.parent_uuid);
     fields.required("created", volume.created_unix_seconds);
@@ -342,6 +367,8 @@ json encode(const create_volume_request& request) {
     json value = {{"name", request.name},
                   {"size", request.size_bytes},
                   {"external_origin", request.external_origin},
+                  {"reserved", request.reserved_bytes},
+                  {"limit", request.limit_bytes},
                   {"if_not_exists", request.if_not_exists}};
     if (request.dev_id) {
         value["dev_id"] = *request.dev_id;
@@ -356,6 +383,8 @@ result<create_volume_request> decode_create_volume(const json& value) {
     fields.required("size", request.size_bytes);
     fields.optional("dev_id", request.dev_id);
     fields.optional("external_origin", request.external_origin);
+    fields.optional("reserved", request.reserved_bytes);
+    fields.optional("limit", request.limit_bytes);
     fields.optional("if_not_exists", request.if_not_exists);
     fields.refuse_unknown();
     UTHIN_TRY(fields.outcome());
@@ -538,20 +567,82 @@ result<bool> decode_reply_flag(const json& value, const std::string& field) {
     return decode_one<bool>(value, field, false);
 }
 
-json encode_block(const std::optional<std::uint64_t>& block) {
-    json value = {{"block", nullptr}};
-    if (block) {
-        value["block"] = *block;
+json encode(const metadata_snapshot_reply& reply) {
+    json value = {
+        {"block", nullptr}, {"owner", reply.owner}, {"expires", reply.expires_unix_seconds}};
+    if (reply.block) {
+        value["block"] = *reply.block;
     }
     return value;
 }
 
-result<std::optional<std::uint64_t>> decode_block(const json& value) {
-    std::optional<std::uint64_t> block;
+result<metadata_snapshot_reply> decode_metadata_snapshot_reply(const json& value) {
+    metadata_snapshot_reply reply;
     field_reader fields(value);
-    fields.optional("block", block);
+    fields.optional("block", reply.block);
+    fields.optional("owner", reply.owner);
+    fields.optional("expires", reply.expires_unix_seconds);
     UTHIN_TRY(fields.outcome());
-    return block;
+    return reply;
+}
+
+json encode(const metadata_snapshot_request& request) {
+    json value = json::object();
+    if (request.lease_s) {
+        value["lease"] = *request.lease_s;
+    }
+    if (!request.owner.empty()) {
+        value["owner"] = request.owner;
+    }
+    return value;
+}
+
+result<metadata_snapshot_request> decode_metadata_snapshot(const json& value) {
+    metadata_snapshot_request request;
+    field_reader fields(value);
+    fields.optional("lease", request.lease_s);
+    fields.optional("owner", request.owner);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+json encode(const set_volume_request& request) {
+    json value = json::object();
+    if (request.reserved_bytes) {
+        value["reserved"] = *request.reserved_bytes;
+    }
+    if (request.limit_bytes) {
+        value["limit"] = *request.limit_bytes;
+    }
+    return value;
+}
+
+result<set_volume_request> decode_set_volume(const json& value) {
+    set_volume_request request;
+    field_reader fields(value);
+    fields.optional("reserved", request.reserved_bytes);
+    fields.optional("limit", request.limit_bytes);
+    fields.refuse_unknown();
+    UTHIN_TRY(fields.outcome());
+    return request;
+}
+
+json encode(const usage_reply& reply) {
+    return {{"mapped", reply.mapped_bytes}, {"freed", reply.freed_bytes}};
+}
+
+result<usage_reply> decode_usage_reply(const json& value) {
+    usage_reply reply;
+    field_reader fields(value);
+    fields.required("mapped", reply.mapped_bytes);
+    fields.required("freed", reply.freed_bytes);
+    UTHIN_TRY(fields.outcome());
+    return reply;
+}
+
+result<std::vector<std::string>> decode_names(const json& value) {
+    return decode_one<std::vector<std::string>>(value, "volumes", true);
 }
 
 json encode(const error& failure) {

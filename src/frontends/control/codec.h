@@ -47,7 +47,10 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const std::vector<transfer_info>& transfers);  // {"transfers":[...]}
 [[nodiscard]] json encode(const begin_transfer_request& request);
 [[nodiscard]] json encode(const publish_request& request);
-[[nodiscard]] json encode_block(const std::optional<std::uint64_t>& block);  // {"block":N|null}
+[[nodiscard]] json encode(const metadata_snapshot_request& request);  // without the action
+[[nodiscard]] json encode(const metadata_snapshot_reply& reply);
+[[nodiscard]] json encode(const set_volume_request& request);  // without the name
+[[nodiscard]] json encode(const usage_reply& reply);
 [[nodiscard]] json encode(const error& failure);  // {"error":{"code","errno","message"}}
 
 [[nodiscard]] result<pool_report> decode_report(const json& value);
@@ -75,7 +78,12 @@ using json = nlohmann::json;
 [[nodiscard]] result<std::uint64_t> decode_number(const json& value, const std::string& field);
 [[nodiscard]] result<std::string> decode_reply_text(const json& value, const std::string& field);
 [[nodiscard]] result<bool> decode_reply_flag(const json& value, const std::string& field);
-[[nodiscard]] result<std::optional<std::uint64_t>> decode_block(const json& value);
+[[nodiscard]] result<metadata_snapshot_request> decode_metadata_snapshot(const json& value);
+[[nodiscard]] result<metadata_snapshot_reply> decode_metadata_snapshot_reply(const json& value);
+[[nodiscard]] result<set_volume_request> decode_set_volume(const json& value);
+[[nodiscard]] result<usage_reply> decode_usage_reply(const json& value);
+// {"volumes":["NAME",...]}
+[[nodiscard]] result<std::vector<std::string>> decode_names(const json& value);
 // The error that encode(error) wrote; io_error when `value` is none.
 [[nodiscard]] error decode_error(const json& value);
 

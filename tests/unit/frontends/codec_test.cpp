@@ -17,6 +17,10 @@ volume_info full_volume() {
     volume.size_bytes = 1ULL << 62;
     volume.mapped_bytes = 65536;
     volume.parent = "p";
+    volume.exclusive_bytes = 512;
+    volume.shared_bytes = 0;
+    volume.reserved_bytes = 1024;
+    volume.limit_bytes = ~0ULL;
     volume.parent_uuid = "1c2d";
     volume.created_unix_seconds = 1'800'000'000;
     volume.creation_time = 3;
@@ -113,6 +117,11 @@ TEST(Codec, ReportsSurviveTheWire) {
     report.volume_count = 9;
     report.deletions_running = 10;
     report.virtual_bytes = 11;
+    report.data_promised_blocks = 12;
+    report.overcommit_percent = 13;
+    report.discard_rate_bytes_per_s = 14;
+    report.metadata_snapshot_owner = "me";
+    report.metadata_snapshot_expires_unix_seconds = 15;
     const auto read = decode_report(sent(encode(report)));
     ASSERT_OK(read);
     // No field is lost: what was read says the same when it is written again.
@@ -139,8 +148,12 @@ TEST(Codec, RepliesSurviveTheWire) {
     release_reply release{.pool = {"pool", 0, 10, "0 20 thin-pool"},
                           .volumes = {{"v", 1, 2, "0 4 thin"}}};
     EXPECT_EQ(encode(*decode_release_reply(sent(encode(release)))), encode(release));
-    EXPECT_EQ(*decode_block(sent(encode_block(5))), 5U);
-    EXPECT_EQ(*decode_block(sent(encode_block(std::nullopt))), std::nullopt);
+    const metadata_snapshot_reply held{.block = 5, .owner = "o", .expires_unix_seconds = 9};
+    EXPECT_EQ(decode_metadata_snapshot_reply(sent(encode(held))), held);
+    EXPECT_EQ(decode_metadata_snapshot_reply(sent(encode(metadata_snapshot_reply()))),
+              metadata_snapshot_reply());
+    const usage_reply usage{.mapped_bytes = 7, .freed_bytes = 3};
+    EXPECT_EQ(decode_usage_reply(sent(encode(usage))), usage);
 }
 
 TEST(Codec, OriginJobsSurviveTheWire) {
@@ -171,6 +184,8 @@ TEST(Codec, RequestsSurviveTheWire) {
                                  .size_bytes = 4096,
                                  .dev_id = 9,
                                  .external_origin = "u",
+                                 .reserved_bytes = 512,
+                                 .limit_bytes = 1024,
                                  .if_not_exists = true};
     EXPECT_EQ(encode(*decode_create_volume(sent(encode(create)))), encode(create));
     create_snapshots_request snapshots{.snapshots = {{"a", "b", {}}, {"b", "c", {{"k", "v"}}}},
@@ -182,6 +197,13 @@ TEST(Codec, RequestsSurviveTheWire) {
     EXPECT_TRUE(decode_check(sent(encode(check_request{.repair = true})))->repair);
     rollback_request rollback{.name = "", .to = "s", .force = true};
     EXPECT_EQ(encode(*decode_rollback(sent(encode(rollback)))), encode(rollback));
+    const set_volume_request limits{.name = "", .reserved_bytes = 0, .limit_bytes = std::nullopt};
+    EXPECT_EQ(decode_set_volume(sent(encode(limits)))->reserved_bytes, 0U);
+    EXPECT_EQ(decode_set_volume(sent(encode(limits)))->limit_bytes, std::nullopt);
+    const metadata_snapshot_request lease{.lease_s = 60, .owner = "me"};
+    EXPECT_EQ(decode_metadata_snapshot(sent(encode(lease)))->lease_s, 60U);
+    EXPECT_EQ(decode_metadata_snapshot(sent(encode(lease)))->owner, "me");
+    EXPECT_EQ(*decode_names(sent({{"volumes", {"a", "b"}}})), (std::vector<std::string>{"a", "b"}));
 }
 
 TEST(Codec, ErrorsKeepTheirCodeErrnoAndWords) {

@@ -95,6 +95,68 @@ TEST_F(Catalogue, AVolumeIsReadBackAsItWasWritten) {
     EXPECT_EQ(names_->find_name("u").value(), std::nullopt);
 }
 
+TEST_F(Catalogue, LimitsAreKeptAndGoWithTheirVolume) {
+    volume_record record = record_of(5, "a");
+    record.reserved_bytes = 1ULL << 40;
+    record.limit_bytes = 1ULL << 41;
+    add(record);
+    add(record_of(6, "b"));
+    ASSERT_OK(names_->set_limits("uuid-6", 0, 7));
+    reopen();
+    EXPECT_EQ(names_->find_name("a").value(), record);
+    EXPECT_EQ(names_->find_name("b").value()->limit_bytes, 7U);
+    EXPECT_EQ(names_->limited_volumes()->size(), 2U);
+    ASSERT_OK(names_->set_limits("uuid-6", 0, 0));
+    intent reap = reap_of(record.identity);
+    ASSERT_OK(names_->begin(std::span(&reap, 1)));
+    reopen();
+    EXPECT_THAT(names_->limited_volumes().value(), IsEmpty());
+}
+
+// A program that does not know limits must not run a pool that has some; any other pool it may.
+TEST_F(Catalogue, TheVersionIsTheOldOneUntilSomethingIsLimited) {
+    const auto version = [&] {
+        std::string found;
+        names_.reset();
+        sqlite3* database = nullptr;
+        EXPECT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
+        EXPECT_EQ(sqlite3_exec(
+                      database, "PRAGMA user_version",
+                      [](void* to, int, char** texts, char**) {
+                          *static_cast<std::string*>(to) = texts[0];
+                          return 0;
+                      },
+                      &found, nullptr),
+                  SQLITE_OK);
+        sqlite3_close(database);
+        reopen();
+        return found;
+    };
+    add(record_of(5, "a"));
+    EXPECT_EQ(version(), "1");
+    // Refused, the table goes away again, and the next one makes it anew.
+    volume_record rival = record_of(6, "a");
+    rival.limit_bytes = 512;
+    intent what = create_of(rival);
+    EXPECT_THAT(names_->begin(std::span(&what, 1)), HasCode(error_code::already_exists));
+    ASSERT_OK(names_->set_limits("uuid-5", 1024, 0));
+    EXPECT_EQ(version(), "2");
+    EXPECT_EQ(names_->find_name("a").value()->reserved_bytes, 1024U);
+}
+
+TEST_F(Catalogue, ALeaseIsKeptUntilItIsTakenBack) {
+    EXPECT_EQ(names_->lease(), std::nullopt);
+    const metadata_snapshot_lease lease{"a reader", 1'900'000'000};
+    ASSERT_OK(names_->set_lease(lease));
+    reopen();
+    EXPECT_EQ(names_->lease(), lease);
+    ASSERT_OK(names_->set_lease(std::nullopt));
+    EXPECT_EQ(names_->lease(), std::nullopt);
+    execute("INSERT INTO pool (key, value) VALUES ('metadata-snapshot-lease', 'soon')");
+    reopen();
+    EXPECT_THAT(names_->lease(), HasCode(error_code::corrupt));
+}
+
 TEST_F(Catalogue, APendingCreationIsNoVolumeButHoldsItsNameAndId) {
     intent what = create_of(record_of(1, "a"));
     ASSERT_OK(names_->begin(std::span(&what, 1)));
@@ -231,7 +293,7 @@ TEST_F(Catalogue, AFlippedByteAnywhereIsAnErrorOrHarmless) {
 }
 
 TEST_F(Catalogue, ANewerSchemaIsUnsupported) {
-    execute("PRAGMA user_version = 2");
+    execute("PRAGMA user_version = 3");
     EXPECT_THAT(catalogue::open(path_, pool_uuid, {}), HasCode(error_code::unsupported));
 }
 

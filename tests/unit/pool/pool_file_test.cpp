@@ -24,6 +24,8 @@ pool_file unusual_file() {
     file.read_only = true;
     file.no_space_timeout = std::chrono::seconds(7);
     file.low_water_blocks = INT64_MAX;
+    file.overcommit_percent = 150;
+    file.discard_bytes_per_s = 1 << 20;
     return file;
 }
 
@@ -39,6 +41,15 @@ TEST(PoolFile, ReadsBackWhatWasWritten) {
         ASSERT_OK_AND_ASSIGN(const pool_file read, parse_pool_file(text, "x"));
         EXPECT_EQ(read, file);
     }
+}
+
+// Programs that do not know the field must not run the pool without it; others still can.
+TEST(PoolFile, HasTheLaterFieldsOnlyWhenTheySaySomething) {
+    ASSERT_OK_AND_ASSIGN(const std::string plain, format_pool_file({.uuid = "u"}));
+    EXPECT_EQ(plain.find("overcommit"), std::string::npos);
+    EXPECT_EQ(plain.find("discard_bytes"), std::string::npos);
+    ASSERT_OK_AND_ASSIGN(const std::string full, format_pool_file(unusual_file()));
+    EXPECT_NE(full.find("\"overcommit_percent\": 150"), std::string::npos);
 }
 
 TEST(PoolFile, GarbageIsCorruptInOneLine) {
