@@ -53,13 +53,9 @@ public:
         : owned_(std::move(directory)), directory_(*owned_) {}
 
     [[nodiscard]] result<pool_report> status() override { return directory_.report(); }
-    [[nodiscard]] result<std::string> kernel_status() override {
-        const auto status = directory_.engine().status(true);
-        if (!status) {
-            // The kernel's words for a pool that cannot tell.
-            return status.error().code() == error_code::failed ? "Fail" : "Error";
-        }
-        return kernel_status_line(*status);
+    [[nodiscard]] result<target_lines> kernel_lines() override { return directory_.kernel_lines(); }
+    [[nodiscard]] result<target_lines> kernel_lines_of(std::string_view name) override {
+        return directory_.kernel_lines(name);
     }
     [[nodiscard]] result<events_reply> events(const events_request& request) override {
         return directory_.events(request);

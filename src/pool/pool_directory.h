@@ -32,10 +32,10 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "pool/catalogue.h"
-#include "pool/kernel_words.h"
 #include "pool/pool_devices.h"
 #include "pool/pool_file.h"
 #include "pool/pool_service.h"
+#include "pool/target_message.h"
 #include "thin_metadata/checker.h"
 #include "uthin/pool.h"
 
@@ -188,6 +188,10 @@ public:
     // Deletes the snapshots whose lease is over and the transfers that nobody came back to. Done at
     // every opening for changes; who serves a pool for long calls it from time to time.
     [[nodiscard]] result<void> drop_expired();
+    // ---- in the words of the kernel's targets (pool_directory_kernel.cpp)
+    [[nodiscard]] result<target_lines> kernel_lines();
+    [[nodiscard]] result<target_lines> kernel_lines(std::string_view volume_name);
+    [[nodiscard]] result<release_reply> release();
 
     // ---- the pool
     [[nodiscard]] result<void> message(std::string_view text);
@@ -197,7 +201,6 @@ public:
     [[nodiscard]] result<check_reply> check(const check_request& request);
     [[nodiscard]] result<metadata_snapshot_reply> metadata_snapshot(
         const metadata_snapshot_request& request);
-    [[nodiscard]] result<release_reply> release();
 
 private:
     // What the metadata says now.
@@ -357,7 +360,11 @@ private:
                                            std::uint64_t new_bytes) REQUIRES(change_lock_);
     // Of the last committed state.
     [[nodiscard]] result<thin_metadata::check_report> check_metadata() REQUIRES(change_lock_);
-    [[nodiscard]] result<void> apply_message(const kernel_message& message) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> apply_message(const target_message& message) REQUIRES(change_lock_);
+    [[nodiscard]] std::string pool_device_name() const;
+    [[nodiscard]] std::string table_of_pool(const pool_status& status) const;
+    [[nodiscard]] std::string table_of(const volume_info& volume) const;
+    [[nodiscard]] result<std::string> thin_status(device_id id);
     [[nodiscard]] result<pool_file> changed_file(const std::map<std::string, std::string>& settings)
         REQUIRES(change_lock_);
     [[nodiscard]] result<void> apply_file(const pool_file& wanted) REQUIRES(change_lock_);

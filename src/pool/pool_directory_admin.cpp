@@ -27,10 +27,6 @@ result<bool> parse_switch(std::string_view key, std::string_view value, std::str
     return value == on;
 }
 
-std::string os_text(const error& cause) {
-    return std::generic_category().message(cause.to_errno());
-}
-
 }  // namespace
 
 result<pool_report> pool_directory::report() {
@@ -106,71 +102,6 @@ events_reply pool_directory::events(const events_request& request) {
                                 std::string(to_string(record.mode)), record.text});
     }
     return reply;
-}
-
-result<void> pool_directory::message(std::string_view text) {
-    const lock_guard held(change_lock_);
-    const std::string shown =
-        fmt::format("{}: message '{}'", printable(directory_), printable(text));
-    const pool_mode mode = pool_->mode();
-    const bool writable = mode == pool_mode::write || mode == pool_mode::out_of_data_space;
-    if (!writable || purpose_ == open_purpose::inspect) {
-        // Before any parsing, as in the kernel.
-        return fail(error_code::unsupported,
-                    fmt::format("{}: the pool is in mode {} (Operation not supported); see 'uthin "
-                                "pool status'",
-                                shown, to_string(mode)));
-    }
-    const kernel_message parsed = UTHIN_TRY_CTX(parse_kernel_message(text), shown);
-    UTHIN_TRY(settle_deletions());
-    auto done = apply_message(parsed);
-    if (!done) {
-        const error& cause = done.error();
-        return fail(cause.code(),
-                    fmt::format("{}: {} ({}); see 'uthin volume list' and 'uthin pool status'",
-                                shown, cause.message(), os_text(cause)),
-                    cause.os_errno());
-    }
-    return {};
-}
-
-result<void> pool_directory::apply_message(const kernel_message& message) {
-    const device_id first(message.first);
-    const auto make_room = [&]() -> result<void> {
-        if (is_hidden(first)) {
-            return fail(error_code::already_exists,
-                        fmt::format("device {} is being deleted", first.value()));
-        }
-        // A record whose device is gone must not name the new one.
-        return names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1))));
-    };
-    switch (message.verb) {
-        case kernel_verb::create_thin: UTHIN_TRY(make_room()); return pool_->create_thin(first);
-        case kernel_verb::create_snap: {
-            const snapshot_request request{device_id(message.second), first};
-            UTHIN_TRY(make_room());
-            return pool_->create_snapshots(std::span(&request, 1));
-        }
-        case kernel_verb::delete_thin: {
-            if (in_use(first)) {
-                return fail(error_code::busy, fmt::format("device {} is in use", first.value()));
-            }
-            UTHIN_TRY(pool_->delete_thin(first));
-            UTHIN_TRY(names_->begin({}, UTHIN_TRY(stale_records({}, std::span(&first, 1)))));
-            return apply_policies(nullptr, false);
-        }
-        case kernel_verb::set_transaction_id:
-            return pool_->set_transaction_id(message.first, message.second);
-        case kernel_verb::reserve_metadata_snap:
-            if (!UTHIN_TRY(held_block())) {
-                UTHIN_TRY(set_lease(std::nullopt));  // an old one is not its
-            }
-            return pool_->reserve_metadata_snap();
-        case kernel_verb::release_metadata_snap:
-            UTHIN_TRY(pool_->release_metadata_snap());
-            return set_lease(std::nullopt);
-    }
-    return {};
 }
 
 result<void> pool_directory::grow_device(block_device& device, std::string_view url,
@@ -376,42 +307,6 @@ result<check_reply> pool_directory::check(const check_request& request) {
     reply.data_blocks_used = report.data_blocks_used;
     reply.metadata_blocks_used = report.metadata_blocks_used;
     reply.needs_check = report.needs_check;
-    return reply;
-}
-
-result<release_reply> pool_directory::release() {
-    const lock_guard held(change_lock_);
-    const std::string shown = printable(directory_);
-    UTHIN_TRY(prepare_change("release the pool"));
-    if (const std::size_t count = volumes_in_use(); count != 0) {
-        return fail(error_code::busy, fmt::format("{}: {} volumes are in use; disconnect their "
-                                                  "clients first",
-                                                  shown, count));
-    }
-    // The kernel would show them as devices.
-    for (const auto& [id, transfer] : std::map(transfers_)) {
-        UTHIN_TRY(drop_transfer_locked(transfer));
-    }
-    UTHIN_TRY_CTX(finish_reaping(), shown);
-    UTHIN_TRY_CTX(pool_->commit(), shown);
-    const pool_file file = this->file();
-    const pool_status status = UTHIN_TRY(pool_->status());
-    const auto device_name = [&](const std::string& url) {
-        const std::string resolved = resolved_url(directory_, url);
-        const std::string path = path_of_url(resolved);
-        return path.empty() ? resolved : io::absolute_path(path);
-    };
-    release_reply reply;
-    reply.pool.name = std::filesystem::path(io::absolute_path(directory_)).filename().string();
-    reply.pool.size_bytes = status.data_total_blocks * pool_->data_block_size_bytes();
-    reply.pool.table =
-        pool_table_line(status, file, device_name(file.metadata), device_name(file.data));
-    for (const volume_info& volume : UTHIN_TRY(gather())) {
-        reply.volumes.push_back(
-            {volume.name, volume.dev_id, volume.size_bytes,
-             thin_table_line(volume.size_bytes, "/dev/mapper/" + reply.pool.name,
-                             device_id(volume.dev_id))});
-    }
     return reply;
 }
 

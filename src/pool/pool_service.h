@@ -258,6 +258,12 @@ struct origin_job_info {
     bool operator==(const origin_job_info&) const = default;
 };
 
+// A pool or volume in the words of the kernel's targets.
+struct target_lines {
+    std::string status{};  // as `dmsetup status` after the target's name, or "Fail", "Error"
+    std::string table{};   // whole, for `dmsetup create`; empty when the pool cannot tell
+};
+
 // A volume as the device-mapper is to be told about it.
 struct table_line {
     std::string name{};
@@ -303,8 +309,8 @@ public:
     virtual ~pool_service() = default;
 
     [[nodiscard]] virtual result<pool_report> status() = 0;
-    // The device-mapper's status line, with its space at the end.
-    [[nodiscard]] virtual result<std::string> kernel_status() = 0;
+    [[nodiscard]] virtual result<target_lines> kernel_lines() = 0;
+    [[nodiscard]] virtual result<target_lines> kernel_lines_of(std::string_view name) = 0;
     // What happened to a pool that is served. May end its wait early, with nothing.
     [[nodiscard]] virtual result<events_reply> events(const events_request& request) = 0;
     // The kernel's message grammar; to_errno() of the error is what the kernel would return.

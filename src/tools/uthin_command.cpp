@@ -151,6 +151,25 @@ CLI::Validator as_size() {
         "SIZE");
 }
 
+void add_kernel_flags(CLI::App& command, kernel_flags& flags) {
+    command.add_flag("--kernel", flags.status, "the device-mapper's status line");
+    command.add_flag("--table", flags.table, "its table line, as dmsetup create takes it");
+}
+
+void print_kernel_lines(const command_line& line, const kernel_flags& flags,
+                        const target_lines& lines) {
+    if (line.json) {
+        print_json(frontends::encode(lines));
+        return;
+    }
+    if (flags.status) {
+        print_line(lines.status);
+    }
+    if (flags.table) {
+        print_line(lines.table);
+    }
+}
+
 std::string summary(const volume_info& volume) {
     return fmt::format("{}, device {}{}", readable_size(volume.size_bytes), volume.dev_id,
                        volume.parent.empty() ? "" : ", snapshot of " + volume.parent);

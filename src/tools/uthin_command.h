@@ -56,6 +56,16 @@ int with_volume(const command_line& line, const std::string& path, session_kind 
 void print_volume(const command_line& line, const std::string& directory, std::string_view verb,
                   const volume_info& volume);
 
+// --kernel and --table: what the device-mapper would say.
+struct kernel_flags {
+    bool status = false;
+    bool table = false;
+    [[nodiscard]] bool any() const { return status || table; }
+};
+void add_kernel_flags(CLI::App& command, kernel_flags& flags);
+void print_kernel_lines(const command_line& line, const kernel_flags& flags,
+                        const target_lines& lines);
+
 void add_pool_commands(CLI::App& app, command_line& line);
 void add_events(CLI::App& pool, command_line& line);
 void add_volume_commands(CLI::App& app, command_line& line);

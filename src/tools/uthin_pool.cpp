@@ -264,17 +264,18 @@ int metadata_snapshot(const command_line& line, const std::string& directory,
 void add_status(CLI::App& pool, command_line& line) {
     CLI::App* command = pool.add_subcommand("status", "space, mode and settings");
     const auto directory = std::make_shared<std::string>();
-    const auto kernel = std::make_shared<bool>(false);
+    const auto shown = std::make_shared<kernel_flags>();
     command->add_option("DIR", *directory, "the pool")->required();
-    command->add_flag("--kernel", *kernel, "the device-mapper's status line");
-    command->callback([&line, directory, kernel] {
-        line.action = [&line, directory, kernel] {
-            if (!*kernel) {
+    add_kernel_flags(*command, *shown);
+    command->callback([&line, directory, shown] {
+        line.action = [&line, directory, shown] {
+            if (!shown->any()) {
                 return show_pool(line, *directory);
             }
             return with_pool(line, *directory, session_kind::inspect,
                              [&](pool_service& service) -> result<void> {
-                                 print_line(UTHIN_TRY(service.kernel_status()));
+                                 print_kernel_lines(line, *shown,
+                                                    UTHIN_TRY(service.kernel_lines()));
                                  return {};
                              });
         };

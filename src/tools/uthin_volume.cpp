@@ -164,11 +164,18 @@ void add_list(CLI::App& volume, command_line& line) {
 void add_show(CLI::App& volume, command_line& line) {
     CLI::App* command = volume.add_subcommand("show", "one volume");
     const auto given = std::make_shared<volume_arguments>();
+    const auto kernel = std::make_shared<kernel_flags>();
     command->add_option("DIR/NAME", given->path, "the volume")->required();
-    command->callback([&line, given] {
-        line.action = [&line, given] {
+    add_kernel_flags(*command, *kernel);
+    command->callback([&line, given, kernel] {
+        line.action = [&line, given, kernel] {
             return with_volume(line, given->path, session_kind::inspect,
                                [&](pool_service& pool, const std::string& name) -> result<void> {
+                                   if (kernel->any()) {
+                                       print_kernel_lines(line, *kernel,
+                                                          UTHIN_TRY(pool.kernel_lines_of(name)));
+                                       return {};
+                                   }
                                    const volume_info shown = UTHIN_TRY(pool.show_volume(name));
                                    if (line.json) {
                                        print_json(frontends::encode(shown));

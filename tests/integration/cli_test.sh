@@ -26,6 +26,9 @@ expect_equal "create" "created $pool" "$(out pool create "$pool" --data-size 16M
 expect_equal "status line, fresh" \
     "0 34/256 0/256 - rw discard_passdown queue_if_no_space - 64 " "$(out pool status "$pool" --kernel)"
 expect_equal "volume create" "created $pool/a: 8.0 MiB, device 0" "$(out volume create "$pool/a" --size 8M)"
+expect_equal "table line" "0 32768 thin-pool $pool/metadata $pool/data 128 0 0" "$(out pool status "$pool" --table)"
+expect_equal "volume, never written" "0 -
+0 16384 thin /dev/mapper/pool 0" "$(out volume show "$pool/a" --kernel --table)"
 random_file "$work/random" 3
 out write "$pool/a" --offset 4099 < "$work/random"
 out read "$pool/a" --offset 4099 --length 3M | cmp - "$work/random" || fail "read differs"

@@ -45,6 +45,10 @@ ask 404 DELETE /v1/volumes/s2 > /dev/null
 echo "the pool"
 expect_equal "mode" write "$(ask 200 GET /v1/pool | field mode)"
 expect_contains "kernel status" "$(ask 200 GET /v1/pool/kernel-status | field status)" " rw "
+expect_contains "kernel table" "$(ask 200 GET /v1/pool/kernel-status | field table)" " thin-pool "
+expect_contains "volume's table" "$(ask 200 GET /v1/volumes/a/kernel-status | field table)" " thin /dev/mapper/"
+ask 404 GET /v1/volumes/nobody/kernel-status > /dev/null
+ask 405 POST /v1/volumes/a/kernel-status > /dev/null
 ask 200 POST /v1/pool/message '{"message":"create_thin 5"}' > /dev/null
 expect_equal "thin-5" 5 "$(ask 200 GET /v1/volumes/thin-5 | field dev_id)"
 expect_equal "check" true "$(ask 200 POST /v1/pool/check '{}' | field clean)"

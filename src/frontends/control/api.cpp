@@ -262,9 +262,8 @@ result<std::string> control_api::route_pool(const http_request& request, const s
     }
     UTHIN_TRY(check_query(request, {}));
     if (rest == "kernel-status") {
-        return is_get
-                   ? result<std::string>(to_text({{"status", UTHIN_TRY(service_.kernel_status())}}))
-                   : wrong_method();
+        return is_get ? result<std::string>(to_text(encode(UTHIN_TRY(service_.kernel_lines()))))
+                      : wrong_method();
     }
     static const std::set<std::string> posts = {"message", "grow",     "trim",
                                                 "check",   "settings", "release"};
@@ -322,6 +321,12 @@ result<std::string> control_api::route_volume(const http_request& request,
     }
     if (slash != std::string::npos && rest.substr(slash + 1) == "origin-job") {
         return origin_job(request, name);
+    }
+    if (slash != std::string::npos && rest.substr(slash + 1) == "kernel-status") {
+        UTHIN_TRY(check_query(request, {}));
+        return request.method == "GET"
+                   ? result<std::string>(to_text(encode(UTHIN_TRY(service_.kernel_lines_of(name)))))
+                   : wrong_method();
     }
     if (slash != std::string::npos) {
         return change_volume(request, name, rest.substr(slash + 1));

@@ -19,8 +19,12 @@ public:
     result<pool_report> status() override {
         return decode_report(UTHIN_TRY(call("GET", "/v1/pool")));
     }
-    result<std::string> kernel_status() override {
-        return decode_reply_text(UTHIN_TRY(call("GET", "/v1/pool/kernel-status")), "status");
+    result<target_lines> kernel_lines() override {
+        return decode_target_lines(UTHIN_TRY(call("GET", "/v1/pool/kernel-status")));
+    }
+    result<target_lines> kernel_lines_of(std::string_view name) override {
+        return decode_target_lines(
+            UTHIN_TRY(call("GET", UTHIN_TRY(address_of(name)) + "/kernel-status")));
     }
     result<events_reply> events(const events_request& request) override {
         return decode_events_reply(

@@ -307,6 +307,19 @@ result<check_reply> decode_check_reply(const json& value) {
     return reply;
 }
 
+json encode(const target_lines& lines) {
+    return {{"status", lines.status}, {"table", lines.table}};
+}
+
+result<target_lines> decode_target_lines(const json& value) {
+    target_lines lines;
+    field_reader fields(value);
+    fields.required("status", lines.status);
+    fields.required("table", lines.table);
+    UTHIN_TRY(fields.outcome());
+    return lines;
+}
+
 json encode(const release_reply& reply) {
     json volumes = json::array();
     for (const table_line& line : reply.volumes) {

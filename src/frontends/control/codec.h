@@ -32,6 +32,7 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const volume_info& volume);
 [[nodiscard]] json encode(const std::vector<volume_info>& volumes);  // {"volumes":[...]}
 [[nodiscard]] json encode(const check_reply& reply);
+[[nodiscard]] json encode(const target_lines& lines);
 [[nodiscard]] json encode(const release_reply& reply);
 [[nodiscard]] json encode(const diff_reply& reply);
 [[nodiscard]] json encode(const changed_range& range);
@@ -58,6 +59,7 @@ using json = nlohmann::json;
 [[nodiscard]] result<volume_info> decode_volume(const json& value);
 [[nodiscard]] result<std::vector<volume_info>> decode_volumes(const json& value);
 [[nodiscard]] result<check_reply> decode_check_reply(const json& value);
+[[nodiscard]] result<target_lines> decode_target_lines(const json& value);
 [[nodiscard]] result<release_reply> decode_release_reply(const json& value);
 [[nodiscard]] result<diff_reply> decode_diff_reply(const json& value);
 [[nodiscard]] result<grow_request> decode_grow(const json& value);
