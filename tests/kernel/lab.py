@@ -65,8 +65,10 @@ def require(method="uml"):
         sys.exit(SKIPPED)
 
 
-def run_guest(script, disks, out_dir, method="uml", timeout_seconds=300, memory_mib=512):
-    """runs a shell script in the guest on raw images (written in place); -> (status, output)"""
+def run_guest(script, disks, out_dir, method="uml", timeout_seconds=300, memory_mib=512, files=(),
+              out_mib=64):
+    """runs a shell script in the guest on raw images (written in place), with `files` ("SOURCE:PATH")
+    brought along; what it leaves in /out comes to out_dir; -> (status, output)"""
     with tempfile.TemporaryDirectory() as work:
         path = os.path.join(work, "script")
         with open(path, "w", encoding="utf-8") as f:
@@ -74,8 +76,11 @@ def run_guest(script, disks, out_dir, method="uml", timeout_seconds=300, memory_
         command = [sys.executable, LAB, "run", "--method", method, "--script", path, "--out", out_dir,
                    "--timeout", str(timeout_seconds), "--mem", str(memory_mib), "--quiet",
                    "--file", os.path.join(HERE, "lab", "guest", "lib.sh")]
+        command += ["--out-mb", str(out_mib)]
         for disk in disks:
             command += ["--disk", disk]
+        for name in files:
+            command += ["--file", name]
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               errors="replace")
         return done.returncode, done.stdout
