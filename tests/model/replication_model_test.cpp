@@ -163,7 +163,8 @@ private:
                 target_.remove("part");
                 target_.remove("part-s");
             }
-            for (const transfer_info& left : target_.pool().list_transfers().value()) {
+            ASSERT_OK_AND_ASSIGN(const auto transfers, target_.pool().list_transfers());
+            for (const transfer_info& left : transfers) {
                 ASSERT_OK(target_.pool().drop_transfer(left.id));
             }
             ASSERT_TRUE(target_.look() == before);
