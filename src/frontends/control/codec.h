@@ -43,7 +43,7 @@ using json = nlohmann::json;
 [[nodiscard]] json encode(const rollback_request& request);  // without the name: it is in the path
 [[nodiscard]] json encode(const origin_job_request& request);  // without name and kind, likewise
 [[nodiscard]] json encode(const origin_job_info& info);
-[[nodiscard]] json encode(const label_request& request);     // without the name
+[[nodiscard]] json encode(const label_request& request);  // without the name
 [[nodiscard]] json encode(const transfer_info& transfer);
 [[nodiscard]] json encode(const std::vector<transfer_info>& transfers);  // {"transfers":[...]}
 [[nodiscard]] json encode(const begin_transfer_request& request);
