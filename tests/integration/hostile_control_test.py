@@ -17,8 +17,8 @@ QUIET_S = 1.0  # a server that says nothing for so long has nothing to say
 
 def connect(path):
     s = socket.socket(socket.AF_UNIX)
+    s.connect(path)  # without a time limit: with one, a queue that is full for a moment is an error
     s.settimeout(10)
-    s.connect(path)
     return s
 
 
