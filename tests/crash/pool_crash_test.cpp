@@ -369,7 +369,7 @@ TEST(PoolCrash, TransfersArePublishedWholeOrNotAtAll) {
     const auto begin = std::chrono::steady_clock::now();
     totals sums;
     pool_crash lab(sums);
-    for (std::uint64_t i = 0; i < 24 * test::tier_scale(); ++i) {
+    for (std::uint64_t i = 0; i < 4 * test::tier_scale(); ++i) {
         lab.run({op::write, op::transfer, op::transfer, op::write_fua, op::transfer},
                 {.seed = test::seed() + 200'000 + i,
                  .live_on_every = 20,

@@ -478,11 +478,10 @@ result<void> directory_driver::transfer() {
         }
         // What an earlier run left there is not known: all of it is written.
         volume_model model{zeros(), left.front().size_bytes, {}};
-        const auto open = UTHIN_TRY(pool_->open_transfer(left.front().id));
         std::vector<std::byte> bytes(model.size_bytes);
         const std::uint64_t order = ++order_;
         stamp(bytes, 0, order);
-        UTHIN_TRY(open->write(0, bytes));
+        UTHIN_TRY(UTHIN_TRY(pool_->open_transfer(left.front().id))->write(0, bytes));
         for (std::uint64_t cell = 0; cell < model.size_bytes / cell_bytes; ++cell) {
             model.history->cells[cell] = {
                 {.order = order, .zero = false, .durable_at = 0, .found = nullptr}};
