@@ -246,7 +246,6 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
     pool_->set_low_water(wanted.low_water_blocks);
     apply_zeroing();
     pool_->set_no_space_timeout(wanted.no_space_timeout);
-    pool_->set_error_if_no_space(wanted.error_if_no_space);
     pool_->set_discard_rate(wanted.discard_bytes_per_s);
     if (!discard_switch) {
         return pool_->set_discard(wanted.discard);

@@ -115,7 +115,10 @@ private:
         const std::uint64_t begin = block_.value() * engine_.block_bytes();
         const std::uint64_t size = state_.size_bytes.load();
         // While blocks are moved to or from the external origin none goes behind the mover's back.
+        // Nor is the reserve of full metadata used up for it.
         if (!engine_.may_delete() || state_.gate.working() || begin >= size ||
+            (engine_.mode() == pool_mode::out_of_metadata_space &&
+             is_reserve_spent(engine_.metadata())) ||
             !state_.discarded_parts.covers(block_, std::min(size - begin, engine_.block_bytes()))) {
             return next::done;
         }
