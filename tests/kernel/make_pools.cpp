@@ -119,6 +119,20 @@ public:
             std::ranges::fill(std::span(contents_.at(id)).subspan(begin, end - begin),
                               std::byte{0});
         }
+        UTHIN_TRY(note_emptied(id, offset_bytes));
+        return length_bytes == 0 ? result<void>()
+                                 : note_emptied(id, offset_bytes + length_bytes - 1);
+    }
+    // A block that was discarded in pieces reads as zeros once the last piece is gone.
+    result<void> note_emptied(std::uint64_t id, std::uint64_t offset_bytes) {
+        const auto block = std::span(contents_.at(id))
+                               .subspan(offset_bytes / block_bytes_ * block_bytes_, block_bytes_);
+        std::vector<std::byte> found(block_bytes_);
+        UTHIN_TRY(UTHIN_TRY(volume_of(id))
+                      ->read(offset_bytes / block_bytes_ * block_bytes_, std::span(found)));
+        if (std::ranges::all_of(found, [](std::byte byte) { return byte == std::byte{0}; })) {
+            std::ranges::fill(block, std::byte{0});
+        }
         return {};
     }
     result<void> write_zeroes(std::uint64_t id, std::uint64_t offset_bytes,
