@@ -101,7 +101,7 @@ struct pool_options {
     std::uint32_t data_block_size_sectors = 0;
     // Size of the pool when it is formatted; 0: the whole data device.
     std::uint64_t data_blocks = 0;
-    // Called from the pool's thread after the fact; must not call the pool.
+    // Called after the fact, on the pool's thread or a caller's; must not call the pool.
     std::function<void(pool_event)> on_event{};
 };
 

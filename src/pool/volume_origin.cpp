@@ -1,9 +1,9 @@
 // Moving content between a volume and the image that it stands on.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/zero.h"
 #include "pool/volume_io.h"
 
 namespace uthin::pool_engine {
@@ -14,11 +14,6 @@ namespace {
 constexpr std::uint64_t piece_bytes_max = 1 << 20;
 // Written of a block when the provisioner is to take the rest from the origin.
 constexpr std::uint64_t head_bytes_max = 4096;
-
-bool is_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} &&
-                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "base/zero.h"
 
 namespace uthin::replication {
 
@@ -15,11 +16,6 @@ namespace {
 
 // Zeros are found in pieces of this length.
 constexpr std::size_t zero_test_bytes = 64U << 10;
-
-bool is_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} &&
-                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 // Calls for every page of the difference; false: enough.
 template <class Call>

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "base/result.h"
+#include "base/zero.h"
 #include "pool/labels.h"
 #include "pool/names.h"
 #include "replication/content_id.h"
@@ -22,11 +23,6 @@ namespace {
 
 // Zeros are found in pieces of this length.
 constexpr std::size_t zero_test_bytes = 64U << 10;
-
-bool is_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} &&
-                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 // A snapshot for this stream.
 class temporary_snapshot {

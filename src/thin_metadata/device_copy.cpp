@@ -6,17 +6,13 @@
 #include <fmt/format.h>
 
 #include "base/aligned_buffer.h"
+#include "base/zero.h"
 #include "persistent_data/btree.h"
 #include "thin_metadata/difference.h"
 
 namespace uthin::thin_metadata {
 
 namespace {
-
-bool is_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} &&
-                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 // A piece of the device: of data, or a hole.
 struct piece {

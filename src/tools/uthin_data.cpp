@@ -10,6 +10,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/result.h"
+#include "base/zero.h"
 #include "frontends/control/codec.h"
 #include "io/durable_file.h"
 #include "io/open.h"
@@ -23,11 +24,6 @@ namespace {
 
 constexpr std::uint64_t chunk_bytes_min = 1ULL << 20;
 constexpr std::uint64_t zero_test_bytes = 64ULL << 10;
-
-bool is_zero(std::span<const std::byte> bytes) {
-    return bytes.empty() || (bytes[0] == std::byte{0} &&
-                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 std::size_t chunk_bytes(const volume_data& volume) {
     return static_cast<std::size_t>(std::max(volume.preferred_bytes(), chunk_bytes_min));
