@@ -271,8 +271,7 @@ result<void> metadata::impl::write_transaction() {
 }
 
 result<void> metadata::impl::publish_superblock(const disk_superblock& next) {
-    aligned_buffer raw(metadata_block_size_bytes);
-    const block_bytes bytes(raw.data(), metadata_block_size_bytes);
+    const block_bytes bytes(superblock_page_.data(), metadata_block_size_bytes);
     thin_metadata::store_superblock(next, bytes);
     // ORDER: superblock last, and nothing else is written before it is durable.
     UTHIN_TRY(blocks.write_superblock(bytes));

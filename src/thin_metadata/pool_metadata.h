@@ -207,6 +207,9 @@ struct metadata::impl {
     std::unique_ptr<thin_metadata::open_structures> open_;
     thin_metadata::metadata_roots now_;
     thin_metadata::disk_superblock committed_{};
+    // Writer only. Kept: an aligned allocation for each commit makes the C library tidy a heap that
+    // is as large as the cache.
+    aligned_buffer superblock_page_{metadata_block_size_bytes};
 
     mutable shared_mutex state_lock_;
     thin_metadata::metadata_roots published_ GUARDED_BY(state_lock_);
