@@ -132,12 +132,13 @@ private:
             }
             std::vector<std::byte> part(stream.begin(),
                                         stream.begin() + static_cast<std::ptrdiff_t>(boundary));
+            std::size_t header_bytes = record_boundaries(stream).at(1);
             for (int cut = 0;; ++cut) {
                 if (random_.one_in(3)) {
                     part.resize(part.size() -
                                 random_.below(std::min<std::size_t>(part.size(), 40)));
                 }
-                if (part.size() < record_boundaries(stream).at(1)) {
+                if (part.size() < header_bytes) {
                     break;  // not even the header: there is nothing to go on with
                 }
                 const std::string token = target_.receive_resumable(part, "part", "part-s");
@@ -150,6 +151,7 @@ private:
                     target_.open();
                 }
                 part = source_.resume(token, 4 * kib);
+                header_bytes = record_boundaries(part).at(1);  // another one than the first's
                 saved_bytes_ += stream.size() > part.size() ? stream.size() - part.size() : 0;
                 ++resumed_;
                 if (cut == 0 && random_.one_in(2)) {
