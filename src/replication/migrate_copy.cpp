@@ -63,7 +63,7 @@ result<change_cost> cost_of_changes(pool_service& pool, const std::string& from,
 }
 
 // Ascending. What lies behind the end of a smaller `from`, in the block in which it ends, was never
-// part of it and is told even if the block did not change.
+// part of it and is told even if the block did not change: it is the seam.
 result<void> change_copier::for_each(const std::string& from, const std::string& to,
                                      const range_function& call) {
     const std::uint64_t size = content_.size_bytes();
@@ -74,7 +74,7 @@ result<void> change_copier::for_each(const std::string& from, const std::string&
             return {};
         }
         const std::uint64_t begin = std::exchange(seam_begin, seam_end);
-        return call(begin, seam_end, false);
+        return call(begin, seam_end, range_kind::seam);
     };
     bool first = true;
     UTHIN_TRY(for_each_page(pool_, from, to, [&](const diff_reply& found) -> result<bool> {
@@ -93,7 +93,8 @@ result<void> change_copier::for_each(const std::string& from, const std::string&
             if (range.offset_bytes <= seam_begin && seam_begin < end) {
                 seam_begin = seam_end;  // part of this one
             }
-            UTHIN_TRY(call(range.offset_bytes, end, range.kind == change_kind::removed));
+            const bool zeros = range.kind == change_kind::removed;
+            UTHIN_TRY(call(range.offset_bytes, end, zeros ? range_kind::zeros : range_kind::data));
         }
         return true;
     }));
@@ -101,22 +102,31 @@ result<void> change_copier::for_each(const std::string& from, const std::string&
 }
 
 result<void> change_copier::copy(const std::string& from, const std::string& to) {
-    UTHIN_TRY(for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, bool zeros) {
-        return copy_range(begin, end, zeros);
+    UTHIN_TRY(for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, range_kind kind) {
+        return copy_range(begin, end, kind);
     }));
     return into_.flush();
 }
 
 result<void> change_copier::copy_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
-                                       bool zeros) {
-    if (zeros) {
+                                       range_kind kind) {
+    if (kind == range_kind::zeros) {
         return into_.write_zeroes(begin_bytes, end_bytes - begin_bytes);
     }
     for (std::uint64_t at = begin_bytes; at < end_bytes;) {
         const auto part =
             buffer_.span().first(std::min<std::uint64_t>(buffer_.size(), end_bytes - at));
         UTHIN_TRY(content_.read(at, part));
-        UTHIN_TRY(copy_piece(at, part));
+        bool is_there = false;
+        if (kind == range_kind::seam) {
+            // Writing the same again would cost the block that is shared with the relative.
+            const auto found = other_.span().first(part.size());
+            UTHIN_TRY(into_.read(at, found));
+            is_there = std::memcmp(part.data(), found.data(), part.size()) == 0;
+        }
+        if (!is_there) {
+            UTHIN_TRY(copy_piece(at, part));
+        }
         at += part.size();
         copied_bytes_ += part.size();
         if (progress_) {
@@ -146,18 +156,18 @@ result<void> change_copier::copy_piece(std::uint64_t offset_bytes,
 }
 
 result<void> change_copier::verify(const std::string& from, const std::string& to) {
-    return for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, bool zeros) {
-        return compare_range(begin, end, zeros);
+    return for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, range_kind kind) {
+        return compare_range(begin, end, kind);
     });
 }
 
 result<void> change_copier::compare_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
-                                          bool zeros) {
+                                          range_kind kind) {
     for (std::uint64_t at = begin_bytes; at < end_bytes; at += buffer_.size()) {
         const std::size_t length = std::min<std::uint64_t>(buffer_.size(), end_bytes - at);
         const auto wanted = buffer_.span().first(length);
         const auto found = other_.span().first(length);
-        if (zeros) {
+        if (kind == range_kind::zeros) {
             std::memset(wanted.data(), 0, length);
         } else {
             UTHIN_TRY(content_.read(at, wanted));

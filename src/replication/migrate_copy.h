@@ -50,16 +50,21 @@ public:
     [[nodiscard]] std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
 
 private:
-    using range_function =
-        std::function<result<void>(std::uint64_t begin_bytes, std::uint64_t end_bytes, bool zeros)>;
+    enum class range_kind : std::uint8_t {
+        data,
+        zeros,
+        seam,  // data that may be there already
+    };
+    using range_function = std::function<result<void>(std::uint64_t begin_bytes,
+                                                      std::uint64_t end_bytes, range_kind kind)>;
     [[nodiscard]] result<void> for_each(const std::string& from, const std::string& to,
                                         const range_function& call);
     [[nodiscard]] result<void> copy_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
-                                          bool zeros);
+                                          range_kind kind);
     [[nodiscard]] result<void> copy_piece(std::uint64_t offset_bytes,
                                           std::span<const std::byte> bytes);
     [[nodiscard]] result<void> compare_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
-                                             bool zeros);
+                                             range_kind kind);
 
     pool_service& pool_;
     volume_data& content_;

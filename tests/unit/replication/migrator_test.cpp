@@ -84,6 +84,20 @@ TEST_F(Migrate, BringsNamesContentAndSharing) {
     EXPECT_LE(target_->look().data_used_blocks, source_->look().data_used_blocks);
 }
 
+// What lies behind the old end in its block is written there only if it is not there already.
+TEST_F(Migrate, AVolumeThatGrewWithinItsLastBlockStillSharesIt) {
+    constexpr std::uint64_t small_bytes = 3 * block_bytes - 4096;
+    source_->create("v", small_bytes);
+    write(*source_, "v", 0, pattern(1, small_bytes));
+    source_->snapshot("v", "monday");
+    ASSERT_OK(source_->pool().resize("v", 5 * block_bytes));
+    const auto wanted = contents(*source_);
+    ASSERT_EQ(source_->look().data_used_blocks, 3U);
+    ASSERT_OK(migrate());
+    EXPECT_EQ(contents(*target_) == wanted, true);
+    EXPECT_EQ(target_->look().data_used_blocks, 3U);
+}
+
 TEST_F(Migrate, TheSourceIsLeftUnderAnotherName) {
     make_family();
     const auto wanted = source_->content("v");
