@@ -38,8 +38,9 @@ result<std::shared_ptr<thin_metadata::metadata_view>> pool_directory::present_vi
     return UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
 }
 
+// Of the last commit: looking on, again and again, must not make commits.
 result<std::shared_ptr<const pool_directory::usage_map>> pool_directory::measured_usage() {
-    const auto view = UTHIN_TRY(present_view());
+    const auto view = UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
     // Held while measuring: who asks meanwhile wants the same.
     const lock_guard held(usage_lock_);
     if (usage_ == nullptr || usage_transaction_ != view->transaction()) {

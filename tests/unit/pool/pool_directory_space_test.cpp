@@ -71,6 +71,7 @@ TEST_F(PoolDirectorySpace, ListAndShowSayWhatIsExclusiveAndWhatIsShared) {
     ASSERT_OK(write("a", 0, 40));
     ASSERT_OK(snapshot("a", "b"));
     ASSERT_OK(write("a", 0, 3));
+    ASSERT_OK(pool_->engine().commit());
     ASSERT_OK_AND_ASSIGN(const auto listed, pool_->list_with_usage());
     ASSERT_EQ(listed.size(), 2U);
     EXPECT_EQ(listed[0].exclusive_bytes, 3 * block);
@@ -88,6 +89,20 @@ TEST_F(PoolDirectorySpace, ListAndShowSayWhatIsExclusiveAndWhatIsShared) {
     const std::uint64_t used = pool_->report()->data_used_blocks;
     ASSERT_OK(pool_->remove({.name = "b"}));
     EXPECT_EQ(pool_->report()->data_used_blocks, used - 3);
+}
+
+TEST_F(PoolDirectorySpace, LookingOnMakesNoCommits) {
+    ASSERT_OK(create("a", 64));
+    const auto volume = pool_->open_volume("a", false);
+    ASSERT_OK(volume);
+    const auto commits = [&] { return pool_->engine().counters().commits; };
+    const std::uint64_t before = commits();
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        ASSERT_OK((*volume)->write(i * block, test::pattern(i, block)));
+        ASSERT_OK(pool_->list_with_usage());
+        ASSERT_OK(pool_->show_with_usage("a"));
+    }
+    EXPECT_LE(commits(), before + 1) << "the interval may have passed once";
 }
 
 TEST_F(PoolDirectorySpace, PromisesAndLimitsAreKeptOverReopeningAndFreedByDeletion) {
