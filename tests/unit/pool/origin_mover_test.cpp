@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <map>
+#include <numeric>
 #include <thread>
 
 #include "base/random.h"
@@ -287,6 +289,142 @@ void move_under_load(move_direction direction) {
     if (direction == move_direction::down) {
         EXPECT_EQ(origin.bytes(volume_bytes) == wanted, true);
         EXPECT_EQ(volume->mapped_blocks().value(), 0U);
+    }
+}
+
+// Every word says which block it belongs to: its number, and a count that is never 0.
+class words_of_a_block {
+public:
+    static std::vector<std::byte> make(std::uint64_t block, std::uint64_t count,
+                                       std::uint64_t length_bytes) {
+        std::vector<std::uint64_t> words(length_bytes / sizeof(std::uint64_t),
+                                         (block << 32U) | count);
+        std::vector<std::byte> bytes(length_bytes);
+        std::memcpy(bytes.data(), words.data(), bytes.size());
+        return bytes;
+    }
+    // Nothing but words of this block, and zeros.
+    static bool hold(std::span<const std::byte> bytes, std::uint64_t block) {
+        for (std::size_t at = 0; at < bytes.size(); at += sizeof(std::uint64_t)) {
+            std::uint64_t word = 0;
+            std::memcpy(&word, bytes.data() + at, sizeof word);
+            if (word != 0 && word >> 32U != block) {
+                return false;
+            }
+        }
+        return true;
+    }
+};
+
+constexpr std::uint64_t part_bytes = 4096;
+
+// A writer of some blocks that discards them in pieces, too. After a discard its content is what it
+// was, or what the origin shows: an earlier content of the same block.
+class piecewise_writer {
+public:
+    piecewise_writer(volume& of, std::uint64_t first, std::uint64_t apart, std::uint64_t seed)
+        : volume_(of), first_(first), apart_(apart), random_(seed) {}
+
+    void step() {
+        const std::uint64_t block =
+            first_ + random_.below((volume_blocks - first_ - 1) / apart_ + 1) * apart_;
+        const std::uint64_t begin = block * block_bytes;
+        auto& known = known_[block];
+        if (known.empty()) {
+            known = read_all(volume_, begin, block_bytes);
+        }
+        ASSERT_TRUE(read_all(volume_, begin, block_bytes) == known) << "block " << block;
+        if (random_.one_in(3)) {
+            discard_parts(begin);
+            known = read_all(volume_, begin, block_bytes);
+            ASSERT_TRUE(words_of_a_block::hold(known, block)) << "block " << block;
+        } else {
+            const std::uint64_t at = random_.below(15) * part_bytes + random_.below(256) * 8;
+            const auto bytes = words_of_a_block::make(block, ++count_, 4096);
+            ASSERT_OK(volume_.write(begin + at, bytes));
+            std::memcpy(known.data() + at, bytes.data(), bytes.size());
+        }
+    }
+    void expect_content() {
+        for (const auto& [block, known] : known_) {
+            EXPECT_TRUE(read_all(volume_, block * block_bytes, block_bytes) == known) << block;
+        }
+    }
+
+private:
+    // Of the whole block, in any order; sometimes not all.
+    void discard_parts(std::uint64_t begin) {
+        constexpr std::uint64_t parts = block_bytes / part_bytes;
+        std::vector<std::uint64_t> order(parts);
+        std::iota(order.begin(), order.end(), 0);
+        for (std::uint64_t i = parts; i > 1; --i) {
+            std::swap(order[i - 1], order[random_.below(i)]);
+        }
+        const std::uint64_t count = random_.one_in(3) ? random_.below(parts) : parts;
+        for (std::uint64_t i = 0; i < count; ++i) {
+            ASSERT_OK(volume_.discard(begin + order[i] * part_bytes, part_bytes));
+        }
+    }
+
+    volume& volume_;
+    const std::uint64_t first_;
+    const std::uint64_t apart_;
+    random_generator random_;
+    std::uint64_t count_ = 0;
+    std::map<std::uint64_t, std::vector<std::byte>> known_;
+};
+
+TEST(OriginMover, AMergeBesideDiscardsInPiecesMixesUpNoBlocks) {
+    pool_rig rig;
+    image origin(volume_bytes);
+    for (std::uint64_t block = 0; block < volume_blocks; ++block) {
+        ASSERT_OK(origin.device.write(block * block_bytes,
+                                      words_of_a_block::make(block, UINT32_MAX, block_bytes)));
+    }
+    const auto volume = origin.make(rig, 0);
+    constexpr std::uint64_t writers = 3;
+    std::vector<piecewise_writer> all;
+    for (std::uint64_t w = 0; w < writers; ++w) {
+        all.emplace_back(*volume, w, writers, test::seed() + w);
+    }
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (piecewise_writer& one : all) {
+        threads.emplace_back([&] {
+            while (!stop && !testing::Test::HasFatalFailure()) {
+                one.step();
+            }
+        });
+    }
+    // What was freed is used at once, so that a block that is moved too late is somebody else's.
+    const auto other = rig.make(1, volume_bytes);
+    threads.emplace_back([&] {
+        for (std::uint64_t i = 0; !stop; ++i) {
+            const std::uint64_t at = i % volume_blocks * block_bytes;
+            ASSERT_OK(other->write(at, pattern(i, block_bytes)));
+            ASSERT_OK(other->discard(at, block_bytes));
+        }
+    });
+    std::uint64_t pieced = 0;
+    for (int round = 0; round < 40; ++round) {
+        EXPECT_OK(run(move_direction::down, volume, {}, &origin.faulty));
+        ASSERT_OK(rig->commit());
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        pieced = rig->counters().pieced_blocks;
+    }
+    stop = true;
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    EXPECT_GT(pieced, 0U) << "no block was unmapped in pieces";
+    for (piecewise_writer& one : all) {
+        one.expect_content();
+    }
+    EXPECT_OK(run(move_direction::down, volume, {}, &origin.faulty));
+    EXPECT_EQ(volume->mapped_blocks().value(), 0U);
+    EXPECT_TRUE(origin.bytes(volume_bytes) == read_all(*volume, 0, volume_bytes));
+    for (piecewise_writer& one : all) {
+        one.expect_content();
     }
 }
 
