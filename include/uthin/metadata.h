@@ -270,6 +270,9 @@ public:
     // the first mutation
     // ("in service") and while nothing at all changed since the last commit.
     [[nodiscard]] result<void> commit();
+    // Writer, outside a batch. Writes some of the blocks that commit() would have to write, so that
+    // it takes less time. Nothing becomes durable. A failure leaves abort() only.
+    [[nodiscard]] result<void> write_back(std::uint64_t blocks_max);
     // Writer. Back to the last committed state, everything re-read: counters, times, ids, devices.
     // A failure to re-read leaves fail mode.
     [[nodiscard]] result<void> abort();

@@ -333,50 +333,70 @@ void block_manager::publish() {
     dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
 }
 
-result<void> block_manager::write_dirty() {
+result<void> block_manager::write_pages(dirty_pages::const_iterator begin,
+                                        dirty_pages::const_iterator end) {
+    const auto count = static_cast<std::size_t>(std::distance(begin, end));
+    const staging_area staging(count * metadata_block_size_bytes);
+    std::vector<io_op> ops;
+    std::size_t staged = 0;
+    std::size_t run_begin = 0;
+    std::uint64_t first = 0;
+    for (auto next = begin; next != end; ++next, ++staged) {
+        const std::span<std::byte> copy =
+            staging.bytes().subspan(staged * metadata_block_size_bytes, metadata_block_size_bytes);
+        std::memcpy(copy.data(), next->second.bytes().data(), copy.size());
+        prepare_block(next->second.get()->kind(), next->second.where(),
+                      block_bytes(copy.data(), metadata_block_size_bytes));
+        const bool extends = staged > run_begin && next->first == first + (staged - run_begin) &&
+                             staged - run_begin < write_run_blocks_max;
+        if (!extends) {
+            run_begin = staged;
+            first = next->first;
+            ops.push_back({io_kind::write, first * metadata_block_size_bytes, copy});
+        } else {
+            io_op& run = ops.back();
+            run.buffer_bytes = {run.buffer_bytes.data(), run.buffer_bytes.size() + copy.size()};
+        }
+    }
+    UTHIN_TRY_CTX(device_.run(ops), "metadata write-back");
+    blocks_written_.fetch_add(staged, std::memory_order_relaxed);
+    return {};
+}
+
+void block_manager::now_clean(std::uint64_t number) {
+    shard& in = shard_of(metadata_block(number));
+    const lock_guard guard(in.lock);
+    in.entries.find(number)->second.dirty = false;
+    if (in.entries.size() > cache_blocks_ / shard_count) {
+        make_room(in);
+    }
+}
+
+result<void> block_manager::write_dirty(std::size_t blocks_max) {
     if (read_only_ && !dirty_.empty()) {
         return fail(error_code::not_permitted, "the metadata is read-only");
     }
-    const staging_area staging(std::min(write_batch_blocks, dirty_.size()) *
-                               metadata_block_size_bytes);
-    std::vector<io_op> ops;
-    auto next = dirty_.begin();
-    while (next != dirty_.end()) {
-        ops.clear();
-        std::size_t staged = 0;
-        std::size_t run_begin = 0;
-        std::uint64_t first = 0;
-        for (; next != dirty_.end() && staged < write_batch_blocks; ++next, ++staged) {
-            const std::span<std::byte> copy = staging.bytes().subspan(
-                staged * metadata_block_size_bytes, metadata_block_size_bytes);
-            std::memcpy(copy.data(), next->second.bytes().data(), copy.size());
-            prepare_block(next->second.get()->kind(), next->second.where(),
-                          block_bytes(copy.data(), metadata_block_size_bytes));
-            const bool extends = staged > run_begin &&
-                                 next->first == first + (staged - run_begin) &&
-                                 staged - run_begin < write_run_blocks_max;
-            if (!extends) {
-                run_begin = staged;
-                first = next->first;
-                ops.push_back({io_kind::write, first * metadata_block_size_bytes, copy});
-            } else {
-                io_op& run = ops.back();
-                run.buffer_bytes = {run.buffer_bytes.data(), run.buffer_bytes.size() + copy.size()};
-            }
-        }
-        UTHIN_TRY_CTX(device_.run(ops), "metadata write-back");
-        blocks_written_.fetch_add(staged, std::memory_order_relaxed);
+    if (blocks_max >= dirty_.size()) {
+        write_next_ = 0;
     }
-    for (const auto& [number, written] : dirty_) {
-        shard& in = shard_of(metadata_block(number));
-        const lock_guard guard(in.lock);
-        in.entries.find(number)->second.dirty = false;
-        if (in.entries.size() > cache_blocks_ / shard_count) {
-            make_room(in);
+    std::size_t left = std::min(blocks_max, dirty_.size());
+    while (left > 0) {
+        auto begin = dirty_.lower_bound(write_next_);
+        begin = begin == dirty_.end() ? dirty_.begin() : begin;
+        auto end = begin;
+        for (std::size_t count = 0;
+             end != dirty_.end() && count < std::min(left, write_batch_blocks); ++count) {
+            ++end;
         }
+        UTHIN_TRY(write_pages(begin, end));
+        while (begin != end) {
+            write_next_ = begin->first + 1;
+            now_clean(begin->first);
+            begin = dirty_.erase(begin);
+            --left;
+        }
+        dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
     }
-    dirty_.clear();
-    dirty_count_.store(0, std::memory_order_relaxed);
     return {};
 }
 

@@ -57,9 +57,9 @@ public:
     // Writer. Makes private pages the published ones. No I/O, no allocation failure is survivable
     // in between.
     void publish();
-    // Writer. Writes every dirty page in ascending runs. Private pages are not included: publish
-    // first.
-    [[nodiscard]] result<void> write_dirty();
+    // Writer. Writes dirty pages in ascending runs: the next `blocks_max`, going on where the last
+    // call stopped, or all. Private pages are not included: publish first.
+    [[nodiscard]] result<void> write_dirty(std::size_t blocks_max = SIZE_MAX);
     // Writer. Sticky after a failure until reset().
     [[nodiscard]] result<void> flush();
     // Writer. Checksums and writes block 0; the caller flushes before and after.
@@ -113,6 +113,11 @@ private:
     void insert_clean(shard& in, const block_ref& loaded) REQUIRES(in.lock);
     void make_room(shard& in) REQUIRES(in.lock);
     [[nodiscard]] result<void> check_writable(metadata_block where) const;
+    // Writes the dirty pages in [begin, end), at most write_batch_blocks of them.
+    using dirty_pages = std::map<std::uint64_t, block_ref>;
+    [[nodiscard]] result<void> write_pages(dirty_pages::const_iterator begin,
+                                           dirty_pages::const_iterator end);
+    void now_clean(std::uint64_t number);
 
     block_device& device_;
     std::atomic<std::uint64_t> block_count_;
@@ -123,7 +128,8 @@ private:
     std::array<shard, shard_count> shards_;
     // Writer only.
     std::unordered_map<std::uint64_t, block_ref> private_;
-    std::map<std::uint64_t, block_ref> dirty_;
+    dirty_pages dirty_;
+    std::uint64_t write_next_ = 0;  // where write_dirty() goes on
     std::atomic<std::uint64_t> dirty_count_{0};
     std::atomic<std::uint64_t> cached_count_{0};
     std::atomic<std::uint64_t> blocks_read_{0};

@@ -1,37 +1,25 @@
 #include "pool/deletion.h"
 
 #include "pool/engine.h"
+#include "pool/removal_slice.h"
 
 namespace uthin::pool_engine {
-
-namespace {
-
-// Exclusively owned metadata blocks visited in a slice: a few milliseconds of work.
-constexpr std::uint64_t slice_blocks = 64;
-// Slices between commits, so that freed space comes back while a long deletion runs.
-constexpr std::uint64_t slices_per_commit = 32;
-
-}  // namespace
 
 // Empties the rest of the device by a slice; true when nothing is left.
 result<bool> deletion::remove_slice() {
     metadata& metadata = engine_.metadata();
-    const range<virtual_block> rest{next_, virtual_block(UINT64_MAX)};
-    if (!UTHIN_TRY(metadata.find_mapped_range_in_batch(*device_, rest))) {
-        return true;
-    }
-    next_ = UTHIN_TRY(metadata.remove_some(*device_, rest, slice_blocks));
-    engine_.changed(true);
-    if (++slices_ % slices_per_commit == 0) {
-        engine_.request_commit();
-    }
-    engine_.spare_the_reserve();
+    const virtual_block end(UINT64_MAX);
+    removal_slice slice(engine_);
+    do {
+        next_ = UTHIN_TRY(metadata.remove_some(*device_, {next_, end}, slice.step_blocks()));
+        engine_.changed(true);
+    } while (!slice.is_over() && next_ != end);
     const std::uint64_t left = UTHIN_TRY(metadata.mapped_count(*device_));
     {
         lock_guard held(status_lock_);
         status_.blocks_left = left;
     }
-    return next_ == rest.end;
+    return next_ == end;
 }
 
 work::next deletion::run() {
@@ -54,6 +42,7 @@ work::next deletion::run() {
         }
         device_ = *opened;
         era_ = engine_.era();
+        return next::again;  // from here on it is background work
     }
     if (era_ != engine_.era()) {
         return stop(error(error_code::io_error, "the transaction was aborted"));

@@ -39,7 +39,6 @@ private:
     // Executor only.
     thin_device* device_ = nullptr;
     virtual_block next_{0};
-    std::uint64_t slices_ = 0;
     std::uint64_t era_ = 0;
     std::shared_ptr<deletion> self_;
 

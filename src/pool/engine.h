@@ -140,6 +140,7 @@ public:
     [[nodiscard]] result<void> flush_data();
     // Executor.
     void request_commit() noexcept { commit_requested_ = true; }
+    [[nodiscard]] bool commit_requested() const noexcept { return commit_requested_; }
     // Executor, between slices of a removal. On a full pool what each slice replaced comes back by
     // a commit before the next one begins; otherwise a long removal would use up the reserve.
     void spare_the_reserve();
@@ -150,6 +151,7 @@ public:
     [[nodiscard]] result<void> end_batch() override;
     void begin_alone() override {}
     [[nodiscard]] result<void> end_alone() override;
+    [[nodiscard]] bool prepare_commit() override;
     [[nodiscard]] result<void> commit() override;
     [[nodiscard]] bool commit_is_due() override;
     [[nodiscard]] std::chrono::nanoseconds idle_time() override;
@@ -253,6 +255,7 @@ private:
     bool changed_ = false;
     bool frees_pending_ = false;
     bool commit_requested_ = false;
+    std::optional<std::uint64_t> preparation_left_;  // blocks to write before the commit
     bool data_flush_failed_ = false;
     bool giving_back_ = false;  // what is freed now was never mapped
     bool metadata_is_low_ = false;

@@ -151,6 +151,7 @@ void engine::metadata_failed(const error& why) {
     changed_ = false;
     frees_pending_ = false;
     commit_requested_ = false;
+    preparation_left_.reset();
     for (const auto& state : open_states()) {
         if (!restored || metadata_->aborted_changes(*state->device)) {
             state->lost_changes.store(true);
@@ -215,9 +216,27 @@ result<void> engine::take_in_flight_again() {
     return {};
 }
 
+// A long deletion leaves thousands of changed bitmaps behind: to write them while the next request
+// waits would take too long. Requests change a few more meanwhile, so the amount is fixed at first.
+bool engine::prepare_commit() {
+    constexpr std::uint64_t step_blocks = 32;
+    if (!changed_ || !may_delete()) {
+        return false;
+    }
+    if (!preparation_left_) {
+        preparation_left_ = metadata_->statistics().dirty_blocks;
+    }
+    if (*preparation_left_ <= step_blocks) {
+        return false;
+    }
+    *preparation_left_ -= step_blocks;
+    return metadata_->write_back(step_blocks).has_value();
+}
+
 result<void> engine::commit() {
     UTHIN_TRY(may_delete());
     commit_requested_ = false;
+    preparation_left_.reset();
     if (!changed_) {
         return {};
     }

@@ -34,6 +34,7 @@ void executor::stop() {
 void executor::push(work& request) {
     work_queue& queue = *request.queue_;
     queue.waiting_.push_back(&request);
+    waiting_.fetch_add(1);
     if (!queue.in_rotation_) {
         queue.in_rotation_ = true;
         rotation_.push_back(&queue);
@@ -72,11 +73,12 @@ bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
         run_batch({&request});
     }
     if (request.wants_commit()) {
-        commit_if_needed();
+        while (commit_if_needed() == progress::step && !should_yield()) {
+        }
     }
     // Other commits are the thread's. It sleeps until the next one is due, for long if there were
     // no changes when it fell asleep.
-    const bool wanted = !for_commit_.empty() || !for_space_.empty() ||
+    const bool wanted = !for_commit_.empty() || !for_space_.empty() || !background_.empty() ||
                         (!had_changes && host_.has_changes()) || host_.commit_is_due();
     if (wanted) {
         wake();
@@ -160,6 +162,7 @@ std::vector<work*> executor::take() {
         rotation_.pop_front();
         batch.push_back(queue.waiting_.front());
         queue.waiting_.pop_front();
+        waiting_.fetch_sub(1);
         queue.in_rotation_ = !queue.waiting_.empty();
         if (queue.in_rotation_) {
             rotation_.push_back(&queue);
@@ -183,8 +186,24 @@ bool executor::turn() {
         requests_.fetch_add(fresh, std::memory_order_relaxed);
         run_batch(batch);
     }
-    const bool committed = commit_if_needed();
-    return fresh != 0 || committed || blocked_.size() < blocked_before;
+    // What a slice changes would have to be prepared for the commit again.
+    const bool moved = commit_if_needed() != progress::none || work_in_background();
+    return fresh != 0 || moved || blocked_.size() < blocked_before;
+}
+
+bool executor::work_in_background() {
+    if (background_.empty()) {
+        return false;
+    }
+    if (should_yield() && ++turns_without_slice_ < turns_per_slice) {
+        return true;
+    }
+    turns_without_slice_ = 0;
+    requests_.fetch_add(1, std::memory_order_relaxed);
+    work* const request = background_.front();
+    background_.pop_front();
+    run_batch({request});
+    return true;
 }
 
 void executor::run_batch(const std::vector<work*>& batch) {
@@ -228,11 +247,7 @@ void executor::sort(const std::vector<finished>& ran) {
         switch (one.verdict) {
             case work::next::blocked: blocked_.push_back(one.request); break;
             case work::next::space: for_space_.push_back(one.request); break;
-            case work::next::again: {
-                lock_guard held(lock_);
-                push(*one.request);
-                break;
-            }
+            case work::next::again: background_.push_back(one.request); break;
             case work::next::done:
                 if (one.request->wants_commit() && one.request->outcome()) {
                     for_commit_.push_back(one.request);
@@ -247,12 +262,15 @@ void executor::sort(const std::vector<finished>& ran) {
 // While a request is blocked, doors are closed and writes wait behind them: a commit would make
 // them wait for its flushes too. It is put off until the doors are open, unless somebody who may
 // himself be what is waited for needs its space.
-bool executor::commit_if_needed() {
+executor::progress executor::commit_if_needed() {
     if (!blocked_.empty() && for_space_.empty()) {
-        return false;
+        return progress::none;
     }
     if (for_commit_.empty() && for_space_.empty() && !host_.commit_is_due()) {
-        return false;
+        return progress::none;
+    }
+    if (host_.prepare_commit()) {
+        return progress::step;
     }
     const auto committed = host_.commit();
     std::vector<work*> waited;
@@ -275,7 +293,7 @@ bool executor::commit_if_needed() {
         lock_guard held(lock_);
         push(*request);
     }
-    return true;
+    return progress::committed;
 }
 
 }  // namespace uthin::pool_engine

@@ -2,7 +2,8 @@
 //
 // A turn takes requests in rotation from the queues (one per volume, one for the pool itself), runs
 // them inside one metadata batch, publishes it, tells the requests so, completes those that are
-// done, and commits when somebody needs it.
+// done, and commits when somebody needs it. Then one slice of background work, in a batch of its
+// own.
 //
 // Invariants
 //   EX1  A request completes after what it changed was published; with wants_commit() after a
@@ -10,6 +11,10 @@
 //        that began after it was queued.
 //   EX2  Requests of one queue start in order; a queue with work gets a request into every
 //   rotation. EX3  A queue holds at most `queue_limit` requests; further submitters wait.
+//   EX4  Between a request's arrival and the turn that takes it lie at most what was running, which
+//        for background work ends at the next should_yield(), and one step towards a commit.
+//        While requests wait, every turns_per_slice'th turn runs a slice of one of the background
+//        works, in rotation; else every turn does.
 // Threads   One thread between start() and stop(); otherwise whoever waits in execute() runs turns.
 //           While that thread has nothing to do, a caller of execute() runs his request himself,
 //           and the commit that it wants: two switches of threads cost more than most requests.
@@ -36,7 +41,7 @@ class work {
 public:
     enum class next : std::uint8_t {
         done,     // complete it (after a commit, with wants_commit())
-        again,    // put it at the end of its queue: a slice was done
+        again,    // a slice was done: the next one is background work
         space,    // run it again after a commit
         blocked,  // run it again in the next turn after a wake(): it waits for tickets
     };
@@ -98,6 +103,9 @@ public:
     // Before and after a request that runs alone.
     virtual void begin_alone() = 0;
     [[nodiscard]] virtual result<void> end_alone() = 0;
+    // Before a commit: takes a part of its work ahead. False: nothing is left that can be; failures
+    // are commit()'s.
+    [[nodiscard]] virtual bool prepare_commit() { return false; }
     [[nodiscard]] virtual result<void> commit() = 0;
     // By time or by volume of changes.
     [[nodiscard]] virtual bool commit_is_due() = 0;
@@ -112,6 +120,7 @@ public:
 class executor {
 public:
     static constexpr std::size_t queue_limit = 256;
+    static constexpr std::uint32_t turns_per_slice = 8;
 
     executor(executor_host& host, std::uint32_t batch_max)
         : host_(host), batch_max_(batch_max == 0 ? 1 : batch_max) {}
@@ -129,6 +138,8 @@ public:
     void wait_for(work& request);
     // Blocked requests may go on.
     void wake();
+    // Executor, asked by background work: a request is waiting for the turn to end.
+    [[nodiscard]] bool should_yield() const noexcept { return waiting_.load() != 0; }
 
     [[nodiscard]] bool threaded() const noexcept { return threaded_.load(); }
     [[nodiscard]] std::uint64_t turns() const noexcept { return turns_.load(); }
@@ -150,8 +161,11 @@ private:
     void run_batch(const std::vector<work*>& batch) REQUIRES(turn_lock_);
     void run_alone(work& request) REQUIRES(turn_lock_);
     void sort(const std::vector<finished>& ran) REQUIRES(turn_lock_);
-    // True when it committed.
-    bool commit_if_needed() REQUIRES(turn_lock_);
+    // Nothing was to be done, or a step towards the commit, or the commit.
+    enum class progress : std::uint8_t { none, step, committed };
+    progress commit_if_needed() REQUIRES(turn_lock_);
+    // False when there was no background work.
+    bool work_in_background() REQUIRES(turn_lock_);
     static void complete(work& request, const result<void>* failure);
 
     executor_host& host_;
@@ -161,6 +175,8 @@ private:
     std::vector<work*> blocked_ GUARDED_BY(turn_lock_);
     std::vector<work*> for_commit_ GUARDED_BY(turn_lock_);
     std::vector<work*> for_space_ GUARDED_BY(turn_lock_);
+    std::deque<work*> background_ GUARDED_BY(turn_lock_);
+    std::uint32_t turns_without_slice_ GUARDED_BY(turn_lock_) = 0;
 
     mutex lock_;
     condition work_added_;
@@ -170,6 +186,7 @@ private:
     bool stopping_ GUARDED_BY(lock_) = false;
 
     std::atomic<bool> threaded_{false};
+    std::atomic<std::uint64_t> waiting_{0};  // requests in the queues
     std::atomic<std::uint64_t> turns_{0};
     std::atomic<std::uint64_t> requests_{0};
     thread thread_;

@@ -1,15 +1,14 @@
 // Flush, discard, zeroing, resizing.
 #include <algorithm>
+#include <utility>
 
 #include "pool/barrier.h"
+#include "pool/removal_slice.h"
 #include "pool/volume_io.h"
 
 namespace uthin::pool_engine {
 
 namespace {
-
-// Exclusively owned metadata blocks that one slice of a discard visits.
-constexpr std::uint64_t slice_blocks = 32;
 
 // ORDER: FLUSH rule. Taken from the queue before the commit that it waits for begins, so that this
 // commit's data flush began after the FLUSH arrived. If a commit that was under way then made
@@ -76,15 +75,9 @@ public:
                 return next::done;
             }
         }
-        auto reached = engine_.metadata().remove_some(*state_.device, left_, slice_blocks);
-        if (!reached) {
-            return engine_.refuse(*this, std::move(reached).error());
+        if (auto removed = remove_slice(); !removed) {
+            return engine_.refuse(*this, std::move(removed).error());
         }
-        engine_.changed(true);
-        engine_.shares().mapped_changed(state_.id);
-        engine_.spare_the_reserve();
-        slice_ = {left_.begin, *reached};
-        left_.begin = *reached;
         return left_.empty() ? next::done : next::again;
     }
 
@@ -94,8 +87,24 @@ public:
     }
 
 private:
+    // Others may wait for the batch in which the first step runs.
+    [[nodiscard]] result<void> remove_slice() {
+        const virtual_block begin = left_.begin;
+        const bool one_step = std::exchange(is_first_, false);
+        removal_slice slice(engine_);
+        do {
+            left_.begin = UTHIN_TRY(
+                engine_.metadata().remove_some(*state_.device, left_, slice.step_blocks()));
+            slice_ = {begin, left_.begin};
+            engine_.changed(true);
+        } while (!slice.is_over() && !left_.empty() && !one_step);
+        engine_.shares().mapped_changed(state_.id);
+        return {};
+    }
+
     engine& engine_;
     volume_state& state_;
+    bool is_first_ = true;
     range<virtual_block> left_;
     range<virtual_block> slice_;
 };
@@ -123,7 +132,7 @@ private:
             return next::done;
         }
         for (range<virtual_block> left{block_, block_ + 1}; !left.empty();) {
-            auto reached = engine_.metadata().remove_some(*state_.device, left, slice_blocks);
+            auto reached = engine_.metadata().remove_some(*state_.device, left, UINT64_MAX);
             if (!reached) {
                 return engine_.refuse(*this, std::move(reached).error());
             }

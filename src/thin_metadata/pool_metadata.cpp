@@ -219,10 +219,13 @@ void metadata::impl::publish_unreachable() {
     blocks.publish();
 }
 
-// Writing shadows early is safe (nothing committed points to them) and bounds the dirty pages.
+// Writing shadows early is safe (nothing committed points to them) and bounds the dirty pages. A
+// piece at a time, so that nobody waits for half a cache.
 result<void> metadata::impl::bound_dirty() {
-    if (blocks.dirty_blocks() > blocks.cache_blocks() / 2) {
-        return blocks.write_dirty();
+    constexpr std::uint64_t piece_blocks = 256;
+    const std::uint64_t limit = blocks.cache_blocks() / 2;
+    if (const std::uint64_t dirty = blocks.dirty_blocks(); dirty > limit) {
+        return blocks.write_dirty(std::max(piece_blocks, dirty - limit));
     }
     return {};
 }
@@ -321,6 +324,15 @@ result<void> metadata::impl::commit() {
 
 result<void> metadata::commit() {
     return impl_->commit();
+}
+
+result<void> metadata::write_back(std::uint64_t blocks_max) {
+    UTHIN_TRY(impl_->writable());
+    if (auto written = impl_->blocks.write_dirty(blocks_max); !written) {
+        impl_->broken_ = true;
+        return written;
+    }
+    return {};
 }
 
 // ---- abort

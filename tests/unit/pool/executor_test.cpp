@@ -29,6 +29,14 @@ public:
         log += ">";
         return {};
     }
+    bool prepare_commit() override {
+        if (steps == 0) {
+            return false;
+        }
+        --steps;
+        log += "p";
+        return true;
+    }
     result<void> commit() override {
         log += "C";
         changes = false;
@@ -42,6 +50,7 @@ public:
 
     std::string log;
     bool changes = false;
+    int steps = 0;  // before a commit
     std::chrono::nanoseconds idle = std::chrono::milliseconds(1);
     std::thread::id committed_by;
     std::atomic<int> commits{0};
@@ -109,6 +118,104 @@ TEST(Executor, SlicesLetOthersInBetween) {
     worker.submit(two, other);
     worker.wait_for(sliced);
     EXPECT_EQ(host.log, "[s].[o].[s].[s].");
+}
+
+// Submits `count` letters, each when the one before it was published.
+class chain final : public work {
+public:
+    chain(recording_host& host, executor& worker, work_queue& queue, int count)
+        : host_(host), worker_(worker), queue_(queue), left_(count) {}
+    next run() override {
+        host_.log += 'c';
+        return next::done;
+    }
+    void published() override {
+        if (left_ > 1) {
+            following = std::make_unique<chain>(host_, worker_, queue_, left_ - 1);
+            worker_.submit(queue_, *following);
+        }
+    }
+
+    std::unique_ptr<chain> following;
+
+private:
+    recording_host& host_;
+    executor& worker_;
+    work_queue& queue_;
+    const int left_;
+};
+
+TEST(Executor, BackgroundWorkGetsASliceNowAndThenWhileRequestsWait) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue one;
+    work_queue two;
+    letter sliced(host, 's', {work::next::again, work::next::again, work::next::done});
+    chain requests(host, worker, two, 20);
+    worker.submit(one, sliced);
+    worker.submit(two, requests);
+    worker.wait_for(sliced);
+    // 'sc', then in each eighth turn a slice.
+    std::string expected = "[sc].";
+    for (int slice = 0; slice < 2; ++slice) {
+        for (std::uint32_t i = 1; i < executor::turns_per_slice; ++i) {
+            expected += "[c]";
+        }
+        expected += "[s].[c]";
+    }
+    expected.erase(expected.size() - 3);
+    EXPECT_EQ(host.log, expected);
+}
+
+TEST(Executor, BackgroundWorkIsToldThatARequestWaits) {
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    letter request(host, 'r');
+    class slice final : public work {
+    public:
+        slice(recording_host& to, executor& by, work_queue& queue, work& request)
+            : host_(to), worker_(by), queue_(queue), request_(request) {}
+        next run() override {
+            EXPECT_FALSE(worker_.should_yield());
+            for (int step = 0; step < 100 && !worker_.should_yield(); ++step) {
+                host_.log += 's';
+                if (step == 1 && !asked_) {
+                    asked_ = true;
+                    worker_.submit(queue_, request_);
+                }
+            }
+            return worker_.should_yield() ? next::again : next::done;
+        }
+
+    private:
+        recording_host& host_;
+        executor& worker_;
+        work_queue& queue_;
+        work& request_;
+        bool asked_ = false;
+    };
+    slice sliced(host, worker, queue, request);
+    worker.submit(queue, sliced);
+    worker.wait_for(request);
+    EXPECT_EQ(host.log.substr(0, 7), "[ss][r]");
+    worker.wait_for(sliced);
+}
+
+TEST(Executor, RequestsGoBetweenTheStepsTowardsACommitBackgroundWorkDoesNot) {
+    recording_host host;
+    host.steps = 2;
+    executor worker(host, 1);
+    work_queue one;
+    work_queue two;
+    letter sliced(host, 's', {work::next::again, work::next::done});
+    letter flush(host, 'f', {work::next::done}, true);
+    letter request(host, 'r');
+    worker.submit(one, sliced);
+    worker.submit(two, flush);
+    worker.submit(two, request);
+    worker.wait_for(sliced);
+    EXPECT_EQ(host.log, "[s].[f].p[r].pC[s].");
 }
 
 TEST(Executor, WhoWantsACommitIsCompletedByIt) {
