@@ -6,33 +6,16 @@
 
 namespace uthin::pool_engine {
 
-// The generation is read again after counting: without that, a pin counted in a generation that
-// has been left meanwhile would be missed by the next grace period. seq_cst orders the count
-// against the second load here, and the flip against the reading of the counters in wait().
 data_pin data_epochs::pin() noexcept {
-    const std::uint32_t shard = thread_number() % shard_count;
-    for (;;) {
-        const std::uint32_t generation = generation_.load(std::memory_order_seq_cst);
-        const std::uint32_t slot = generation * shard_count + shard;
-        counters_[slot].pins.fetch_add(1, std::memory_order_seq_cst);
-        if (generation_.load(std::memory_order_seq_cst) == generation) {
-            data_pin pinned;
-            pinned.owner_ = this;
-            pinned.slot_ = slot;
-            return pinned;
-        }
-        unpin(slot);
-    }
+    data_pin pinned;
+    pinned.slot_ = enter(thread_number() % shard_count);
+    pinned.owner_ = this;
+    return pinned;
 }
 
-// The decrement and the load of waiting_ pair with the store of waiting_ and the load of the
-// counters in wait(): one of the two sees the other.
-void data_epochs::unpin(std::uint32_t slot) noexcept {
-    counters_[slot].pins.fetch_sub(1, std::memory_order_seq_cst);
-    if (waiting_.load(std::memory_order_seq_cst)) {
-        lock_guard held(lock_);
-        dropped_.notify_all();
-    }
+void data_epochs::tell_waiting() noexcept {
+    lock_guard held(lock_);
+    dropped_.notify_all();
 }
 
 std::uint32_t data_epochs::begin_grace() noexcept {

@@ -1,6 +1,7 @@
 #include "pool/engine.h"
 
 #include <algorithm>
+#include <bit>
 
 #include <fmt/format.h>
 
@@ -63,6 +64,9 @@ result<void> engine::open() {
     with.cache_bytes = options_.metadata_cache_bytes;
     metadata_ = UTHIN_TRY(uthin::metadata::open(*metadata_device_, with));
     block_bytes_ = std::uint64_t{metadata_->data_block_size_sectors()} * sector_size_bytes;
+    block_shift_ = std::has_single_bit(block_bytes_)
+                       ? static_cast<std::uint32_t>(std::countr_zero(block_bytes_))
+                       : 0;
 
     // ORDER: PO1. The data of new mappings is on the device before the metadata that names it.
     metadata_->set_pre_commit([this]() -> result<void> {

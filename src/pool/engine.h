@@ -99,6 +99,9 @@ public:
     [[nodiscard]] std::string mode_cause() const;
     // `failed` in fail mode and after close().
     [[nodiscard]] result<void> alive() const;
+    [[nodiscard]] bool is_alive() const noexcept {
+        return !closed_.load() && !closing_.load() && mode() != pool_mode::fail;
+    }
     // read_only or failed unless mappings may be added.
     [[nodiscard]] result<void> may_change() const;
     // The same, but out_of_metadata_space is good enough.
@@ -167,6 +170,8 @@ public:
     [[nodiscard]] bio_prison& prison() noexcept { return prison_; }
     [[nodiscard]] data_epochs& epochs() noexcept { return epochs_; }
     [[nodiscard]] std::uint64_t block_bytes() const noexcept { return block_bytes_; }
+    // Its logarithm, 0 when it is no power of two: dividing takes longer than the rest of a lookup.
+    [[nodiscard]] std::uint32_t block_shift() const noexcept { return block_shift_; }
     [[nodiscard]] std::uint64_t data_blocks() const noexcept { return data_blocks_.load(); }
     [[nodiscard]] bool zero_new_blocks() const noexcept { return zero_new_blocks_.load(); }
     void set_zero_new_blocks(bool zero) noexcept { zero_new_blocks_.store(zero); }
@@ -230,6 +235,7 @@ private:
     const std::unique_ptr<block_device> data_device_;
     std::unique_ptr<uthin::metadata> metadata_;
     std::uint64_t block_bytes_ = 0;
+    std::uint32_t block_shift_ = 0;
     std::atomic<std::uint64_t> data_blocks_{0};
     std::atomic<std::uint64_t> metadata_low_watermark_{0};
 

@@ -4,44 +4,34 @@
 
 namespace uthin::pool_engine {
 
-namespace {
-
-constexpr std::size_t slot(io_kind kind) {
-    return static_cast<std::size_t>(kind);
-}
-
-}  // namespace
-
-// Taking a ticket stores to a counter and then loads the door; closing stores to the door and then
-// loads the counters. Both sides use seq_cst, so at least one sees the other: either the taker
-// turns back at the closed door, or the closer sees the ticket.
 result<io_ticket> io_tickets::take(io_kind kind) {
     const std::uint32_t index = thread_number() % shard_count;
-    for (;;) {
-        shards_[index].tickets[slot(kind)].fetch_add(1, std::memory_order_seq_cst);
-        if (closed_[slot(kind)].load(std::memory_order_seq_cst) == 0) {
-            io_ticket ticket;
-            ticket.owner_ = this;
-            ticket.shard_ = index;
-            ticket.kind_ = kind;
-            return ticket;
-        }
-        release(index, kind);
-        lock_guard held(lock_);
-        while (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0 && !gone_) {
-            opened_.wait(lock_);
-        }
-        if (gone_) {
-            return fail(error_code::failed, "the pool was closed");
-        }
+    if (!enter(index, kind)) {
+        return fail(error_code::failed, "the pool was closed");
     }
+    io_ticket ticket;
+    ticket.owner_ = this;
+    ticket.shard_ = index;
+    ticket.kind_ = kind;
+    return ticket;
 }
 
-// The decrement releases (seq_cst includes it) and drained() acquires: IT3.
-void io_tickets::release(std::uint32_t shard_index, io_kind kind) noexcept {
-    shards_[shard_index].tickets[slot(kind)].fetch_sub(1, std::memory_order_seq_cst);
-    if (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0) {
-        on_release_();
+bool io_tickets::wait_at_door(std::uint32_t shard_index, io_kind kind) noexcept {
+    for (;;) {
+        release(shard_index, kind);
+        {
+            lock_guard held(lock_);
+            while (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0 && !gone_) {
+                opened_.wait(lock_);
+            }
+            if (gone_) {
+                return false;
+            }
+        }
+        shards_[shard_index].tickets[slot(kind)].fetch_add(1, std::memory_order_seq_cst);
+        if (closed_[slot(kind)].load(std::memory_order_seq_cst) == 0) {
+            return true;
+        }
     }
 }
 

@@ -57,8 +57,12 @@ std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_m
         on_miss.version |= 1;  // fill() will refuse
         return std::nullopt;
     }
+    const std::uint64_t wanted = first_word(block, on_miss.epoch);
     for (const entry& one : where.entries) {
         const std::uint64_t first = one.first.load(std::memory_order_acquire);
+        if (first != wanted) {
+            continue;
+        }
         const std::uint64_t second = one.second.load(std::memory_order_acquire);
         if (matches(first, second, block, on_miss.epoch)) {
             if (where.version.load(std::memory_order_relaxed) != on_miss.version) {

@@ -37,7 +37,10 @@ private:
 class volume_io {
 public:
     volume_io(engine& owner, volume_state& state)
-        : engine_(owner), state_(state), block_bytes_(owner.block_bytes()) {}
+        : engine_(owner),
+          state_(state),
+          block_bytes_(owner.block_bytes()),
+          block_shift_(owner.block_shift()) {}
 
     // volume_read.cpp
     [[nodiscard]] result<void> read(std::uint64_t offset_bytes, std::span<std::byte> buffer);
@@ -87,15 +90,19 @@ private:
     };
 
     [[nodiscard]] virtual_block block_of(std::uint64_t offset_bytes) const {
-        return virtual_block(offset_bytes / block_bytes_);
+        return virtual_block(block_shift_ != 0 ? offset_bytes >> block_shift_
+                                               : offset_bytes / block_bytes_);
+    }
+    [[nodiscard]] std::uint64_t in_block(std::uint64_t offset_bytes) const {
+        return block_shift_ != 0 ? offset_bytes & (block_bytes_ - 1) : offset_bytes % block_bytes_;
     }
     [[nodiscard]] std::uint64_t data_offset(data_block block, std::uint64_t offset_bytes) const {
-        return block.value() * block_bytes_ + offset_bytes % block_bytes_;
+        return block.value() * block_bytes_ + in_block(offset_bytes);
     }
     // Of what begins at `offset_bytes`, the part in its block.
     [[nodiscard]] std::uint64_t piece_length(std::uint64_t offset_bytes,
                                              std::uint64_t end_bytes) const {
-        return std::min(end_bytes - offset_bytes, block_bytes_ - offset_bytes % block_bytes_);
+        return std::min(end_bytes - offset_bytes, block_bytes_ - in_block(offset_bytes));
     }
     // The blocks that a request touches.
     [[nodiscard]] range<virtual_block> blocks_of(std::uint64_t offset_bytes,
@@ -107,6 +114,25 @@ private:
     [[nodiscard]] result<void> in_range(std::uint64_t offset_bytes,
                                         std::uint64_t length_bytes) const;
     [[nodiscard]] result<void> may_write() const;
+    // Under a ticket and a pin: the mapping of the block that the request lies in, if it lies in
+    // one and the cache knows it. Most requests need no more, and are spared all that is for the
+    // others.
+    [[nodiscard]] std::optional<lookup_result> cached_whole(std::uint64_t offset_bytes,
+                                                            std::uint64_t length_bytes) const {
+        mapping_cache::miss unused;
+        return in_block(offset_bytes) + length_bytes <= block_bytes_ && length_bytes != 0
+                   ? state_.cache.find(block_of(offset_bytes), unused)
+                   : std::nullopt;
+    }
+    [[nodiscard]] bool fits(std::uint64_t offset_bytes, std::uint64_t length_bytes) const noexcept {
+        const std::uint64_t size = state_.size_bytes.load();
+        return offset_bytes <= size && length_bytes <= size - offset_bytes;
+    }
+    // Under a ticket and a pin.
+    [[nodiscard]] result<void> read_pieces(std::uint64_t offset_bytes, std::span<std::byte> buffer);
+    // A write that hits one block; false: nothing was done, it is for write_all().
+    [[nodiscard]] result<bool> write_cached(std::uint64_t offset_bytes,
+                                            std::span<const std::byte> buffer);
     // Where the external origin ends; 0 without one.
     [[nodiscard]] std::uint64_t origin_end() const noexcept {
         return state_.origin == nullptr ? 0 : state_.origin->size_bytes();
@@ -146,6 +172,7 @@ private:
     engine& engine_;
     volume_state& state_;
     const std::uint64_t block_bytes_;
+    const std::uint32_t block_shift_;
 };
 
 }  // namespace uthin::pool_engine

@@ -10,11 +10,11 @@
 namespace uthin::pool_engine {
 
 result<void> volume_io::in_range(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
-    const std::uint64_t size = state_.size_bytes.load();
-    if (offset_bytes > size || length_bytes > size - offset_bytes) {
-        return fail(error_code::out_of_range,
-                    fmt::format("volume {}: {} bytes at {} are beyond its {} bytes",
-                                state_.id.value(), length_bytes, offset_bytes, size));
+    if (!fits(offset_bytes, length_bytes)) {
+        return fail(
+            error_code::out_of_range,
+            fmt::format("volume {}: {} bytes at {} are beyond its {} bytes", state_.id.value(),
+                        length_bytes, offset_bytes, state_.size_bytes.load()));
     }
     return {};
 }
@@ -55,10 +55,26 @@ result<void> volume_io::read_hole(std::uint64_t offset_bytes, std::span<std::byt
 
 // One pin for the whole request: it waits for nothing but devices.
 result<void> volume_io::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
-    UTHIN_TRY(engine_.alive());
-    const io_ticket ticket = UTHIN_TRY(state_.tickets.take(io_kind::read));
-    UTHIN_TRY(in_range(offset_bytes, buffer.size()));
-    const data_pin pin = engine_.epochs().pin();
+    if (!engine_.is_alive()) {
+        return engine_.alive();
+    }
+    const std::uint32_t thread = thread_number();
+    const io_tickets::scope ticket(state_.tickets, io_kind::read, thread);
+    if (!ticket.held()) {
+        return fail(error_code::failed, "the pool was closed");
+    }
+    if (!fits(offset_bytes, buffer.size())) {
+        return in_range(offset_bytes, buffer.size());
+    }
+    const data_epochs::scope pin(engine_.epochs(), thread);
+    if (const auto hit = cached_whole(offset_bytes, buffer.size())) {
+        engine_.count().hits.add_here(1, thread);
+        return engine_.data().read(data_offset(hit->block, offset_bytes), buffer);
+    }
+    return read_pieces(offset_bytes, buffer);
+}
+
+result<void> volume_io::read_pieces(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
     extent_io io(engine_.data(), io_kind::read);
     const std::uint64_t end = offset_bytes + buffer.size();
     std::uint64_t at = offset_bytes;

@@ -25,9 +25,11 @@ namespace uthin::pool_engine {
 // A counter that many threads raise; reading it sums the shards.
 class sharded_counter {
 public:
-    void add(std::uint64_t count = 1) noexcept {
+    void add(std::uint64_t count = 1) noexcept { add_here(count, thread_number()); }
+    // `thread`: thread_number().
+    void add_here(std::uint64_t count, std::uint32_t thread) noexcept {
         // A plain statistic: no order with anything.
-        shards_[thread_number() % shard_count].value.fetch_add(count, std::memory_order_relaxed);
+        shards_[thread % shard_count].value.fetch_add(count, std::memory_order_relaxed);
     }
     [[nodiscard]] std::uint64_t sum() const noexcept {
         std::uint64_t total = 0;

@@ -30,8 +30,38 @@ result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::b
     if (buffer.empty()) {
         return may_write();
     }
+    if (!fua) {
+        const auto done = UTHIN_TRY(write_cached(offset_bytes, buffer));
+        if (done) {
+            return {};
+        }
+    }
     return write_all(write_source(offset_bytes, buffer), offset_bytes, buffer.size(),
                      {.position_bytes = offset_bytes, .fua = fua, .holds = holds});
+}
+
+// As write_all() and what it calls, for the one case that is nearly all of them. Without a pass of
+// the gate, as long as that is shut off under the ticket (WG2).
+result<bool> volume_io::write_cached(std::uint64_t offset_bytes,
+                                     std::span<const std::byte> buffer) {
+    if (!engine_.is_alive() || state_.read_only.load() || engine_.options().read_only) {
+        return false;
+    }
+    const std::uint32_t thread = thread_number();
+    const io_tickets::scope ticket(state_.tickets, io_kind::write, thread);
+    if (!ticket.held() || state_.gate.working() || !fits(offset_bytes, buffer.size())) {
+        return false;
+    }
+    // PD1.
+    state_.discarded_parts.forget(block_bytes_, offset_bytes, offset_bytes + buffer.size());
+    const data_epochs::scope pin(engine_.epochs(), thread);
+    const auto hit = cached_whole(offset_bytes, buffer.size());
+    if (!hit || hit->shared) {
+        return false;
+    }
+    engine_.count().hits.add_here(1, thread);
+    UTHIN_TRY(engine_.data().write(data_offset(hit->block, offset_bytes), buffer));
+    return true;
 }
 
 result<void> volume_io::write_all(const write_source& source, std::uint64_t offset_bytes,
