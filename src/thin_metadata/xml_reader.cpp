@@ -280,8 +280,9 @@ result<void> reader::start_device(const attribute_list& given) {
     thin_device_info device{.id = device_id(id), .details = {}};
     device.details.mapped_blocks = UTHIN_TRY(given.number("mapped_blocks", UINT64_MAX));
     device.details.transaction_id = UTHIN_TRY(given.number("transaction", UINT64_MAX));
-    device.details.creation_time = UTHIN_TRY(given.number32("creation_time", time_limit - 1));
-    device.details.snapshotted_time = UTHIN_TRY(given.number32("snap_time", time_limit - 1));
+    // Only the times of the pool and of mappings must fit into 24 bits.
+    device.details.creation_time = UTHIN_TRY(given.number32("creation_time"));
+    device.details.snapshotted_time = UTHIN_TRY(given.number32("snap_time"));
     if (!devices_.insert(id).second) {
         return invalid(fmt::format("there are two devices {}", id));
     }

@@ -179,10 +179,10 @@ TEST(Xml, AttributesMustBeKnownCompleteAndInRange) {
                 HasSubstr("is not a number from 0 to 16777215"));
     EXPECT_THAT(error_of(sample_with("time=\"2\"", "time=\"16777216\"")),
                 HasSubstr("is not a number from 0 to 16777215"));
-    EXPECT_THAT(error_of(sample_with("creation_time=\"0\"", "creation_time=\"16777216\"")),
-                HasSubstr("is not a number from 0 to 16777215"));
-    EXPECT_THAT(error_of(sample_with("snap_time=\"1\"", "snap_time=\"16777216\"")),
-                HasSubstr("is not a number from 0 to 16777215"));
+    EXPECT_THAT(error_of(sample_with("creation_time=\"0\"", "creation_time=\"4294967296\"")),
+                HasSubstr("is not a number from 0 to 4294967295"));
+    EXPECT_THAT(error_of(sample_with("snap_time=\"1\"", "snap_time=\"4294967296\"")),
+                HasSubstr("is not a number from 0 to 4294967295"));
     EXPECT_THAT(error_of(sample_with("\"128\"", "\"100\"")), HasSubstr("data block size"));
     EXPECT_THAT(error_of(sample_with("dev_id=\"1\"", "dev_id=\"4294967296\"")),
                 HasSubstr("is not a number"));
