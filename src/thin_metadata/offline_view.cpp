@@ -100,7 +100,13 @@ result<void> offline_view::follow_held_root() {
     }
     const auto page =
         UTHIN_TRY_CTX(blocks_.read_uncached(held, block_kind::superblock), "metadata snapshot");
-    superblock_ = UTHIN_TRY_CTX(check_superblock(held, page.bytes()), "metadata snapshot");
+    disk_superblock snapshot =
+        UTHIN_TRY_CTX(check_superblock(held, page.bytes()), "metadata snapshot");
+    // It has no space maps, and says that there are no blocks; the pool knows how many there are.
+    snapshot.data_sm_root.nr_blocks = superblock_.data_sm_root.nr_blocks;
+    snapshot.metadata_sm_root.nr_blocks = superblock_.metadata_sm_root.nr_blocks;
+    snapshot.metadata_sm_root.nr_allocated = superblock_.metadata_sm_root.nr_allocated;
+    superblock_ = snapshot;
     is_snapshot_ = true;
     return {};
 }

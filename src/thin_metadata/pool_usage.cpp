@@ -12,24 +12,6 @@ using persistent_data::node_view;
 
 namespace {
 
-// The devices alone.
-class device_list final : public mapping_sink {
-public:
-    result<void> begin_pool(const pool_header&) override { return {}; }
-    result<void> begin_shared(std::string_view) override { return {}; }
-    result<void> end_shared() override { return {}; }
-    result<void> begin_device(const thin_device_info& device) override {
-        devices.push_back({.info = device});
-        return {};
-    }
-    result<void> run(const mapping_run&) override { return {}; }
-    result<void> reference(std::string_view) override { return {}; }
-    result<void> end_device() override { return {}; }
-    result<void> end_pool() override { return {}; }
-
-    std::vector<device_usage> devices;
-};
-
 constexpr std::uint8_t used_once = 1;
 constexpr std::uint8_t used_again = 2;
 // By a device that stays.
@@ -148,9 +130,9 @@ result<pool_usage> measure_usage(metadata_view& view, const usage_options& optio
     if (options.walk_mappings) {
         usage = UTHIN_TRY(measure_leaves(view, options, UTHIN_TRY(data_blocks_of(view))));
     } else {
-        device_list list;
-        UTHIN_TRY(dump_metadata(view, list, {.skip_mappings = true}));
-        usage.devices = std::move(list.devices);
+        for (const dump_device& device : UTHIN_TRY(list_devices(view))) {
+            usage.devices.push_back({.info = device.info});
+        }
     }
     for (const device_id id : options.deleted) {
         if (std::none_of(usage.devices.begin(), usage.devices.end(),

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "thin_metadata/difference.h"
+#include "tools/snapshot_option.h"
 #include "tools/thin_tool.h"
 
 namespace uthin::tools {
@@ -23,7 +24,7 @@ struct delta_line {
     side left;
     side right;
     bool verbose = false;
-    bool metadata_snapshot = false;
+    snapshot_choice snapshot;
     bool quiet = false;
 };
 
@@ -129,7 +130,8 @@ result<void> print_differences(thin_metadata::metadata_view& view, metadata_bloc
 
 result<void> print_delta(const delta_line& line) {
     const input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot}));
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.snapshot.chosen}));
+    UTHIN_TRY(expect_snapshot(line.snapshot, *opened.view));
     const metadata_block left = UTHIN_TRY(root_of(*opened.view, line.left, "snap1"));
     const metadata_block right = UTHIN_TRY(root_of(*opened.view, line.right, "snap2"));
     text_file target;
@@ -147,8 +149,7 @@ int thin_delta_main(arguments given) {
     option_table options("thin_delta",
                          "Print the differences in the mappings between two thin devices");
     options.operand("INPUT", line.input, "Metadata device, file or pool directory");
-    options.flag("-m,--metadata-snapshot,--metadata-snap", line.metadata_snapshot,
-                 "Use the metadata snapshot of a live pool");
+    add_snapshot_option(options, line.snapshot, "Use the metadata snapshot of a live pool");
     options.number("--root1", "BLOCKNR", line.left.root, "The first tree by its root block");
     options.number("--root2", "BLOCKNR", line.right.root, "The second tree by its root block");
     options.number("--snap1,--thin1", "DEV_ID", line.left.device, "The first device");

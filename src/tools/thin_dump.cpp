@@ -2,6 +2,7 @@
 #include "base/result.h"
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/restorer.h"
+#include "tools/snapshot_option.h"
 #include "tools/thin_salvage.h"
 #include "tools/thin_tool.h"
 
@@ -17,8 +18,7 @@ struct dump_line {
     std::optional<std::string> output;
     bool quiet = false;
     bool human_readable = false;
-    bool metadata_snapshot = false;
-    std::optional<std::uint64_t> snapshot_block;
+    snapshot_choice snapshot;
     bool no_sharing = false;
     bool skip_mappings = false;
     std::optional<std::vector<device_id>> devices;
@@ -58,14 +58,6 @@ result<void> take_format(std::string_view name, dump_line& line) {
     return {};
 }
 
-result<void> take_snapshot(std::optional<std::string_view> block, dump_line& line) {
-    line.metadata_snapshot = true;
-    if (block) {
-        line.snapshot_block = UTHIN_TRY(parse_number(*block));
-    }
-    return {};
-}
-
 result<void> take_device(std::string_view text, dump_line& line) {
     const std::uint64_t id = UTHIN_TRY(parse_number(text));
     if (!line.devices) {
@@ -85,10 +77,7 @@ void add_options(option_table& options, dump_line& line) {
     options.value(
         "-f,--format", "TYPE", [&line](std::string_view name) { return take_format(name, line); },
         "xml (default) or human_readable");
-    options.optional_value(
-        "-m,--metadata-snapshot,--metadata-snap", "BLOCKNR",
-        [&line](std::optional<std::string_view> block) { return take_snapshot(block, line); },
-        "Dump the metadata snapshot of a live pool");
+    add_snapshot_option(options, line.snapshot, "Dump the metadata snapshot of a live pool");
     options.flag("--no-sharing", line.no_sharing,
                  "No <def> and <ref>: the XML that thin_restore 0.9 reads");
     options.number("--nr-data-blocks", "NUM", line.salvage.data_blocks,
@@ -106,13 +95,10 @@ void add_options(option_table& options, dump_line& line) {
 
 result<input_metadata> open_input(const dump_line& line) {
     input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot,
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.snapshot.chosen,
                                                    .mapping_root = line.salvage.mapping_root,
                                                    .details_root = line.salvage.details_root}));
-    if (line.snapshot_block && *line.snapshot_block != opened.view->superblock().blocknr) {
-        return fail(error_code::invalid_argument,
-                    "metadata snapshot does not match that in superblock");
-    }
+    UTHIN_TRY(expect_snapshot(line.snapshot, *opened.view));
     return opened;
 }
 

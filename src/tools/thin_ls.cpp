@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "thin_metadata/pool_usage.h"
+#include "tools/snapshot_option.h"
 #include "tools/thin_tool.h"
 
 namespace uthin::tools {
@@ -123,7 +124,7 @@ struct ls_line {
     std::optional<std::string> input;
     std::vector<const field*> columns;
     bool no_headers = false;
-    bool metadata_snapshot = false;
+    snapshot_choice snapshot;
     bool quiet = false;
     std::vector<device_id> deleted;
 };
@@ -186,7 +187,8 @@ std::string table_of(const ls_line& line, const pool_usage& usage, std::uint64_t
 
 result<void> list(const ls_line& line) {
     const input_metadata opened =
-        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.metadata_snapshot}));
+        UTHIN_TRY(open_metadata_view(*line.input, {.metadata_snapshot = line.snapshot.chosen}));
+    UTHIN_TRY(expect_snapshot(line.snapshot, *opened.view));
     const std::uint64_t block_bytes =
         std::uint64_t{opened.view->superblock().data_block_size_sectors} * sector_size_bytes;
     const bool needs_mappings =
@@ -222,8 +224,7 @@ int thin_ls_main(arguments given) {
         "-o,--format", "FIELDS",
         [&line](std::string_view text) { return take_columns(text, line); },
         "The columns, separated by commas");
-    options.flag("-m,--metadata-snapshot,--metadata-snap", line.metadata_snapshot,
-                 "List the metadata snapshot of a live pool");
+    add_snapshot_option(options, line.snapshot, "List the metadata snapshot of a live pool");
     options.flag("--no-headers", line.no_headers, "No line of headers");
     options.hidden_flag("-q,--quiet", line.quiet);
     if (const auto status = options.parse(given)) {

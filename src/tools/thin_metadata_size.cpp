@@ -57,6 +57,16 @@ result<std::uint64_t> parse_size(std::string_view text) {
     return number * of->bytes;
 }
 
+// Digits, and like 0.9 a letter for so many thousands.
+result<std::uint64_t> parse_count(std::string_view text) {
+    const auto of = std::find_if(units.begin() + 2, units.end(), [text](const unit& known) {
+        return text.size() > 1 && text.ends_with(known.letter);
+    });
+    const std::uint64_t times = of == units.end() ? 1 : of->bytes;
+    text.remove_suffix(of == units.end() ? 0 : 1);
+    return UTHIN_TRY(parse_number(text, UINT64_MAX / times)) * times;
+}
+
 enum class number_form : std::uint8_t { sentence, bare, with_letter, with_name };
 
 struct size_line {
@@ -145,7 +155,13 @@ int thin_metadata_size_main(arguments given) {
         };
     };
     options.value("-b,--block-size", "SIZE[bskmg]", into(line.block_bytes), "Size of a data block");
-    options.number("-m,--max-thins", "NUM", line.thins, "Most thin devices and snapshots");
+    options.value(
+        "-m,--max-thins", "NUM",
+        [&line](std::string_view text) -> result<void> {
+            line.thins = UTHIN_TRY(parse_count(text));
+            return {};
+        },
+        "Most thin devices and snapshots");
     options.optional_value(
         "-n,--numeric-only", "short|long",
         [&line](std::optional<std::string_view> form) { return take_form(form, line); },

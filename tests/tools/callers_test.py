@@ -114,10 +114,13 @@ class Callers(unittest.TestCase):
                                 (("-b64k", "-s1t", "-m1000", "-nshort"), "1073232s"),
                                 (("-b64k", "-s1t", "-m1000", "-n=long"), "1073232sectors"),
                                 (("-b64k", "-s1t", "-m1000", "-uG"), "0.549494784 gigabytes"),
+                                (("-b64k", "-s1t", "-m1k", "-n"), "1073424"),  # like 0.9
+                                (("-b64k", "-s1t", "-m2M", "-n"), "17065232"),
                                 (("-b", "1m", "-s", "1g", "-m", "2300", "-u", "m"), "9.02 mebibytes")):
             self.assertEqual(self.passed(run("thin_metadata_size", *arguments)), text + "\n", arguments)
         for arguments in (("-b", "1k", "-s", "1g", "-m", "1"), ("-b", "64k", "-s", "32k", "-m", "1"),
-                          ("-b", "64k", "-s", "1g", "-m", "1M"), ("-b", "64kib", "-s", "1g", "-m", "1"),
+                          ("-b", "64k", "-s", "1g", "-m", "1q"), ("-b", "64k", "-s", "1g", "-m", "M"),
+                          ("-b", "64k", "-s", "1g", "-m", "99999999E"), ("-b", "64kib", "-s", "1g", "-m", "1"),
                           ("-s", "1g", "-m", "1")):
             self.assertNotEqual(run("thin_metadata_size", *arguments).returncode, 0, arguments)
 
