@@ -12,7 +12,7 @@
 
 #include "base/random.h"
 #include "io/sparse_image.h"
-#include "persistent_data/validator.h"
+#include "support/block_changes.h"
 
 namespace uthin::test {
 
@@ -33,32 +33,10 @@ public:
     [[nodiscard]] mutant mutate(random_generator& random) const;
 
 private:
-    struct used_block {
-        std::uint64_t where = 0;
-        persistent_data::block_kind kind = persistent_data::block_kind::btree_node;
-    };
-    struct open_block {
-        used_block block;
-        std::vector<std::byte> bytes;
-    };
-
-    [[nodiscard]] open_block pick(io::sparse_image& image, random_generator& random) const;
-    [[nodiscard]] std::uint64_t strange_number(random_generator& random) const;
-    // Each returns what it did.
-    [[nodiscard]] std::string change(open_block& open, io::sparse_image& image,
-                                     random_generator& random) const;
-    [[nodiscard]] std::string change_node(open_block& open, random_generator& random) const;
-    [[nodiscard]] std::string change_word(open_block& open, random_generator& random) const;
-    [[nodiscard]] std::string change_superblock(open_block& open, random_generator& random) const;
-
     std::string name_;
     io::sparse_image image_;
-    std::uint64_t block_count_ = 0;
-    std::vector<used_block> used_;
+    block_changer changer_;
 };
-
-// `text` with 1 to 3 changes: of bytes, numbers, lines.
-[[nodiscard]] std::string mutated_text(std::string text, random_generator& random);
 
 // While it lives: a crash, or more than `seconds_max`, says `recipe` on stderr and ends the
 // process.

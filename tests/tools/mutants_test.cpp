@@ -3,16 +3,16 @@
 // checked again.
 //
 // A mutant is its number and the seed: UTHIN_SEED=S UTHIN_MUTANT=N runs that one alone.
-#include <zlib.h>
-
 #include <cstdlib>
 
 #include <fmt/format.h>
 
-#include "support/mapping_recorder.h"
 #include "support/matchers.h"
 #include "support/mutants.h"
+#include "support/pack_parts.h"
+#include "support/round_trip.h"
 #include "support/seed.h"
+#include "support/text_changes.h"
 #include "support/tier.h"
 #include "thin_metadata/checker.h"
 #include "thin_metadata/device_copy.h"
@@ -20,20 +20,20 @@
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/free_space.h"
 #include "thin_metadata/leak_repair.h"
-#include "thin_metadata/pack.h"
 #include "thin_metadata/pool_usage.h"
 #include "thin_metadata/restorer.h"
 #include "thin_metadata/reverse_map.h"
 #include "thin_metadata/salvage.h"
 #include "thin_metadata/shrink.h"
-#include "thin_metadata/xml_reader.h"
-#include "thin_metadata/xml_writer.h"
 
 namespace uthin {
 namespace {
 
-using test::mapping_recorder;
+using test::is_accepted;
 using test::mutant_source;
+using test::nowhere;
+using test::tables_of;
+using test::xml_of;
 
 constexpr unsigned seconds_max = 10;
 constexpr std::uint64_t image_blocks = 1024;
@@ -95,61 +95,6 @@ void for_each_image(const Body& body, const std::vector<mutant_source>& from = s
     for_each_mutant(with_image, count);
 }
 
-class nowhere final : public thin_metadata::mapping_sink {
-public:
-    result<void> begin_pool(const thin_metadata::pool_header&) override { return {}; }
-    result<void> begin_shared(std::string_view) override { return {}; }
-    result<void> end_shared() override { return {}; }
-    result<void> begin_device(const thin_device_info& device) override {
-        devices.push_back(device.id);
-        return {};
-    }
-    result<void> run(const mapping_run&) override { return {}; }
-    result<void> reference(std::string_view) override { return {}; }
-    result<void> end_device() override { return {}; }
-    result<void> end_pool() override { return {}; }
-    std::vector<device_id> devices;
-};
-
-result<bool> is_accepted(block_device& image) {
-    const auto view = UTHIN_TRY(thin_metadata::open_offline(image, {}));
-    return UTHIN_TRY(thin_metadata::check_metadata(*view, {})).is_clean();
-}
-
-result<std::string> xml_of(block_device& image) {
-    const auto view = UTHIN_TRY(thin_metadata::open_offline(image, {}));
-    std::string text;
-    thin_metadata::xml_writer writer(
-        [&text](std::string_view piece) -> result<void> {
-            text += piece;
-            return {};
-        },
-        thin_metadata::dump_dialect::v1);
-    UTHIN_TRY(thin_metadata::dump_metadata(*view, writer, {.shared_pieces = true}));
-    return text;
-}
-
-result<void> restore(std::string_view text, thin_metadata::mapping_sink& sink) {
-    const auto input = [&text](std::span<char> buffer) -> result<std::size_t> {
-        const std::size_t got = text.copy(buffer.data(), buffer.size());
-        text.remove_prefix(got);
-        return got;
-    };
-    return thin_metadata::read_xml(input, sink, {});
-}
-
-using device_tables = std::map<std::uint64_t, mapping_recorder::mapping_table>;
-result<device_tables> tables_of(block_device& image) {
-    const auto view = UTHIN_TRY(thin_metadata::open_offline(image, {}));
-    mapping_recorder recorder;
-    UTHIN_TRY(thin_metadata::dump_metadata(*view, recorder, {}));
-    device_tables tables;
-    for (auto& [id, device] : recorder.devices) {
-        tables[id] = std::move(device.mappings);
-    }
-    return tables;
-}
-
 // ---- check, dump, restore
 
 TEST(Mutants, WhatTheCheckAcceptsDumpsRestoresAndChecksAgain) {
@@ -166,8 +111,7 @@ TEST(Mutants, WhatTheCheckAcceptsDumpsRestoresAndChecksAgain) {
         ASSERT_OK(text);
         io::image_device copy("copy",
                               io::sparse_image(2 * image_blocks * metadata_block_size_bytes));
-        thin_metadata::restorer restorer(copy, {});
-        ASSERT_OK(restore(*text, restorer));
+        ASSERT_OK(test::restore_xml(*text, copy));
         const auto again = is_accepted(copy);
         ASSERT_OK(again);
         EXPECT_TRUE(*again);
@@ -227,8 +171,7 @@ TEST(Mutants, RestoringXmlEndsAndWhatItMakesChecksClean) {
         SCOPED_TRACE(recipe);
         const test::recipe_guard guard(recipe, seconds_max);
         io::image_device image("image", io::sparse_image(image_blocks * metadata_block_size_bytes));
-        thin_metadata::restorer restorer(image, {});
-        if (!restore(text, restorer)) {
+        if (!test::restore_xml(text, image)) {
             return;
         }
         ++restored;
@@ -380,102 +323,32 @@ TEST(Mutants, TheToolsThatTouchDataEnd) {
 
 // ---- pack
 
-using bytes = std::vector<std::byte>;
-
-result<void> unpack(std::span<const std::byte> from, io::image_device& image) {
-    const auto input = [&from](std::span<std::byte> buffer) -> result<std::size_t> {
-        const std::size_t got = std::min(buffer.size(), from.size());
-        std::copy_n(from.begin(), got, buffer.begin());
-        from = from.subspan(got);
-        return got;
-    };
-    std::uint64_t allowed = 0;
-    return thin_metadata::unpack_metadata(
-        input,
-        {.resize = [&](std::uint64_t blocks) -> result<void> {
-             allowed = blocks;
-             return {};
-         },
-         .write = [&](std::uint64_t block, std::span<const std::byte> content) -> result<void> {
-             EXPECT_LT(block, allowed);
-             EXPECT_EQ(content.size(), metadata_block_size_bytes);
-             return block < image_blocks ? image.write(block * metadata_block_size_bytes, content)
-                                         : result<void>();
-         },
-         .flush = []() -> result<void> { return {}; }});
-}
-
-// The header, and the plain text of the only chunk.
-struct open_pack {
-    bytes header;
-    bytes plain;
-};
-
-open_pack opened(const bytes& pack) {
-    constexpr std::size_t header_bytes = 32;
-    open_pack open{.header = bytes(pack.begin(), pack.begin() + header_bytes), .plain = {}};
-    open.plain.resize(8U << 20);
-    uLongf plain_bytes = open.plain.size();
-    EXPECT_EQ(uncompress(reinterpret_cast<Bytef*>(open.plain.data()), &plain_bytes,
-                         reinterpret_cast<const Bytef*>(pack.data() + header_bytes + 8),
-                         pack.size() - header_bytes - 8),
-              Z_OK);
-    open.plain.resize(plain_bytes);
-    return open;
-}
-
-bytes closed(const open_pack& open) {
-    uLongf packed_bytes = compressBound(open.plain.size());
-    bytes packed(packed_bytes);
-    EXPECT_EQ(compress2(reinterpret_cast<Bytef*>(packed.data()), &packed_bytes,
-                        reinterpret_cast<const Bytef*>(open.plain.data()), open.plain.size(), 1),
-              Z_OK);
-    packed.resize(packed_bytes);
-    bytes pack = open.header;
-    std::array<std::byte, 8> length{};
-    store_le(length.data(), std::uint64_t{packed_bytes});
-    pack.insert(pack.end(), length.begin(), length.end());
-    pack.insert(pack.end(), packed.begin(), packed.end());
-    return pack;
-}
-
-// Instructions of every kind behind one another, as 1.x writes them.
-void put_instructions(bytes& plain, random_generator& random) {
-    const std::size_t at = random.below(plain.size());
-    for (std::size_t index = 0; index < 64 && at + index < plain.size(); ++index) {
-        plain[at + index] = static_cast<std::byte>(random.below(12) << 4 | random.below(16));
-    }
-}
-
 TEST(Mutants, UnpackingEndsAndStaysInsideTheImage) {
-    std::vector<open_pack> packs;
+    std::vector<test::open_pack> packs;
     for (const char* scenario : {"deletes", "snap-break-64k", "metasnap-held"}) {
         const mutant_source source(scenario);
         io::image_device device(scenario, source.image());
-        bytes pack;
-        ASSERT_OK(thin_metadata::pack_metadata(
-            device, [&pack](std::span<const std::byte> piece) -> result<void> {
-                pack.insert(pack.end(), piece.begin(), piece.end());
-                return {};
-            }));
-        packs.push_back(opened(pack));
+        ASSERT_OK_AND_ASSIGN(const auto pack, test::packed(device));
+        const auto open = test::opened(pack);
+        ASSERT_TRUE(open.has_value());
+        packs.push_back(*open);
     }
     for_each_mutant([&](random_generator& random, std::uint64_t number) {
-        open_pack open = packs[random.below(packs.size())];
+        test::open_pack open = packs[random.below(packs.size())];
         for (std::uint64_t left = 1 + random.below(3); left != 0; --left) {
             switch (random.below(5)) {
                 case 0:
                     open.header[16 + random.below(16)] ^= std::byte{1} << random.below(8);
                     break;
                 case 1: open.plain.resize(1 + random.below(open.plain.size())); break;
-                case 2: put_instructions(open.plain, random); break;
+                case 2: test::put_instructions(open.plain, random); break;
                 default:
                     open.plain[random.below(open.plain.size())] =
                         static_cast<std::byte>(random.below(256));
                     break;
             }
         }
-        bytes pack = closed(open);
+        std::vector<std::byte> pack = test::closed(open);
         if (random.one_in(4)) {
             pack[random.below(pack.size())] ^= std::byte{1} << random.below(8);
         }
@@ -483,20 +356,17 @@ TEST(Mutants, UnpackingEndsAndStaysInsideTheImage) {
         SCOPED_TRACE(recipe);
         const test::recipe_guard guard(recipe, seconds_max);
         io::image_device image("image", io::sparse_image(image_blocks * metadata_block_size_bytes));
-        (void)unpack(pack, image);
+        const auto unpacked = test::unpack_into(pack, image);
+        EXPECT_TRUE(unpacked || unpacked.error().code() != error_code::failed)
+            << unpacked.error().to_string();
     });
 }
 
 TEST(Mutants, PackingKeepsEveryBlockThatVerifies) {
     const auto pack_and_compare = [](block_device& image, random_generator&) {
-        bytes pack;
-        ASSERT_OK(thin_metadata::pack_metadata(
-            image, [&pack](std::span<const std::byte> piece) -> result<void> {
-                pack.insert(pack.end(), piece.begin(), piece.end());
-                return {};
-            }));
+        ASSERT_OK_AND_ASSIGN(const auto pack, test::packed(image));
         io::image_device copy("copy", io::sparse_image(image_blocks * metadata_block_size_bytes));
-        ASSERT_OK(unpack(pack, copy));
+        ASSERT_OK(test::unpack_into(pack, copy));
         EXPECT_EQ(is_accepted(image).value_or(false), is_accepted(copy).value_or(false));
     };
     for_each_image(pack_and_compare, held_sources(), mutant_count() / slow_share);
