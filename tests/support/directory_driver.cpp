@@ -131,6 +131,7 @@ result<void> directory_driver::adopt(std::unique_ptr<pool_directory> pool) {
     now_ = {};
     now_.data_blocks = report.data_blocks;
     now_.held = report.metadata_snapshot_block.has_value();
+    now_.holder = report.metadata_snapshot_owner;
     for (const volume_info& info : UTHIN_TRY(pool_->list())) {
         volume_model model{zeros(), info.size_bytes, info.uuid};
         auto bytes = std::make_shared<std::vector<std::byte>>(info.size_bytes);
@@ -463,6 +464,7 @@ result<void> directory_driver::toggle_metadata_snapshot() {
     }
     const auto held = UTHIN_TRY(pool_->metadata_snapshot(request));
     now_.held = held.block.has_value();
+    now_.holder = now_.held ? request.owner : "";
     record(begin);
     return {};
 }
@@ -572,11 +574,12 @@ std::string directory_driver::complaint_against(const directory_state& state, po
         return "cannot be listed: " + (report ? listed.error() : report.error()).to_string();
     }
     if (report->mode != "write" || report->data_blocks != state.data_blocks ||
-        report->metadata_snapshot_block.has_value() != state.held) {
-        return fmt::format("mode {}, {} data blocks, metadata snapshot {}, expected {} and {}",
-                           report->mode, report->data_blocks,
-                           report->metadata_snapshot_block.has_value(), state.data_blocks,
-                           state.held);
+        report->metadata_snapshot_block.has_value() != state.held ||
+        report->metadata_snapshot_owner != state.holder) {
+        return fmt::format(
+            "mode {}, {} data blocks, metadata snapshot {} of '{}', expected {}, {} of '{}'",
+            report->mode, report->data_blocks, report->metadata_snapshot_block.has_value(),
+            report->metadata_snapshot_owner, state.data_blocks, state.held, state.holder);
     }
     for (const volume_info& info : *listed) {
         const auto model = state.volumes.find(info.name);

@@ -89,6 +89,7 @@ struct directory_state {
     std::map<std::string, volume_model> volumes;
     std::uint64_t data_blocks = 0;
     bool held = false;
+    std::string holder;  // of its lease; empty: none
 };
 
 struct directory_record {

@@ -1,5 +1,6 @@
-// What only a misbehaving kernel shows. The program's own pread, pwritev2 and fdatasync stand
-// before the C library's: they call the kernel, or do what a test has asked for.
+// What only a misbehaving kernel, or a power cut, shows. The program's own pread, pwritev2,
+// fdatasync, fsync and rename stand before the C library's: they call the kernel, or do what a test
+// has asked for.
 #include "io/file_device.h"
 
 #include <fcntl.h>
@@ -19,6 +20,8 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "io/durable_file.h"
+#include "io/stream_file.h"
 #include "io/uring_batch.h"
 #include "support/matchers.h"
 #include "support/paths.h"
@@ -35,6 +38,8 @@ struct kernel_behaviour {
     std::atomic<int> flushes{0};
     std::atomic<int> durable_writes{0};
     std::atomic<int> flush_delay_ms{0};
+    std::atomic<long> last_flush{0};  // SYS_fsync or SYS_fdatasync
+    std::atomic<int> flushes_before_rename{-1};
 };
 kernel_behaviour kernel;
 
@@ -50,6 +55,7 @@ bool interrupted() {
 
 int flush(long call, int descriptor) {
     ++kernel.flushes;
+    kernel.last_flush = call;
     if (kernel.flush_delay_ms != 0) {
         std::this_thread::sleep_for(std::chrono::milliseconds(kernel.flush_delay_ms));
     }
@@ -92,6 +98,11 @@ extern "C" int fdatasync(int descriptor) {
 
 extern "C" int fsync(int descriptor) {
     return flush(SYS_fsync, descriptor);
+}
+
+extern "C" int rename(const char* from, const char* to) noexcept {
+    kernel.flushes_before_rename = kernel.flushes.load();
+    return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
 }
 
 namespace uthin::test {
@@ -215,6 +226,16 @@ TEST_P(FileDevice, AllWaitersOfAFailedFlushAreTold) {
     EXPECT_EQ(failures, 5);
 }
 
+TEST_P(FileDevice, ANewSizeIsFlushedWithTheData) {
+    ASSERT_OK(device_->flush());
+    EXPECT_EQ(kernel.last_flush, SYS_fdatasync);
+    ASSERT_OK(device_->grow(2 * device_bytes));
+    ASSERT_OK(device_->flush());
+    EXPECT_EQ(kernel.last_flush, SYS_fsync);
+    ASSERT_OK(device_->flush());
+    EXPECT_EQ(kernel.last_flush, SYS_fdatasync);
+}
+
 TEST_P(FileDevice, AFileThatGrewElsewhereIsNoticed) {
     ASSERT_EQ(::truncate(path_.c_str(), 2 * device_bytes), 0);
     ASSERT_OK_AND_ASSIGN(const std::uint64_t size_bytes, device_->size_bytes());
@@ -273,6 +294,41 @@ INSTANTIATE_TEST_SUITE_P(Of, FileDevice, ::testing::Values(true, false),
                          [](const ::testing::TestParamInfo<bool>& of) {
                              return of.param ? std::string("Direct") : std::string("Buffered");
                          });
+
+// ---- names
+
+class FlushOrder : public ::testing::Test {
+protected:
+    FlushOrder() {
+        kernel.flushes = 0;
+        kernel.flushes_before_rename = -1;
+    }
+    const temporary_directory folder_;
+    const std::string path_ = folder_.path() / "file";
+};
+
+TEST_F(FlushOrder, AReplacedFileIsDurableBeforeItsNameLeadsToIt) {
+    ASSERT_OK(io::replace_file(path_, "content"));
+    EXPECT_EQ(kernel.flushes_before_rename, 1);
+    EXPECT_EQ(kernel.flushes, 2) << "the name is to last, too";
+}
+
+TEST_F(FlushOrder, AFileThatCannotBeFlushedDoesNotGetTheName) {
+    ASSERT_OK(io::replace_file(path_, "old"));
+    kernel.flushes_before_rename = -1;
+    kernel.flush_errno = EIO;
+    EXPECT_FALSE(io::replace_file(path_, "new"));
+    EXPECT_EQ(kernel.flushes_before_rename, -1);
+    EXPECT_EQ(io::read_file(path_, 100).value(), "old");
+}
+
+TEST_F(FlushOrder, AStreamIsDurableBeforeItsNameLeadsToIt) {
+    ASSERT_OK_AND_ASSIGN(auto file, io::new_file::create(path_));
+    ASSERT_OK(file.write(std::vector<std::byte>(100)));
+    ASSERT_OK(file.publish());
+    EXPECT_EQ(kernel.flushes_before_rename, 1);
+    EXPECT_EQ(kernel.flushes, 2) << "the name is to last, too";
+}
 
 TEST(UringBatch, DoesABatchOrSaysThatItCannot) {
     temporary_directory folder;

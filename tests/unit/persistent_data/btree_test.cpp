@@ -64,6 +64,25 @@ TEST_F(BtreeTest, ScatteredInsertsGiveTheLeavesOfTheFormat) {
     judge();
 }
 
+// 253 entries are left of which a node takes 252.
+TEST_F(BtreeTest, NodesThatHoldOneEntryTooManyAreNotMerged) {
+    open(8);
+    fill(300);
+    ASSERT_EQ(lab->leaf_sizes(versions[0].root), (std::vector<std::uint32_t>{126, 174}));
+    remove_range(0, 0, 47);
+    EXPECT_EQ(lab->leaf_sizes(versions[0].root), (std::vector<std::uint32_t>{126, 127}));
+    judge();
+}
+
+TEST_F(BtreeTest, AMergeCountsWhatItTakesFromASharedLeaf) {
+    open(8);
+    fill(300);
+    snapshot(0);
+    remove_range(0, 0, 100);
+    EXPECT_EQ(lab->leaf_sizes(versions[0].root), (std::vector<std::uint32_t>{200}));
+    judge();
+}
+
 TEST_F(BtreeTest, ALookupFindsExactlyWhatWasInserted) {
     open(8);
     fill(70'000, 3);

@@ -552,6 +552,11 @@ TEST_F(PoolDirectory, AFailedCreateLeavesNoFiles) {
                     HasCode(error_code::invalid_argument));
     }
     EXPECT_FALSE(std::filesystem::exists(fresh));
+    create_pool_request nameless{.directory = fresh};
+    nameless.data_size_bytes = 64U << 20;
+    nameless.catalogue_vfs = "there is none";
+    EXPECT_FALSE(pool_directory::create(nameless, system_clock()));
+    EXPECT_FALSE(std::filesystem::exists(fresh / "pool.json")) << "a pool without a catalogue";
 }
 
 TEST_F(PoolDirectory, SettingsAreKeptAllOrNone) {

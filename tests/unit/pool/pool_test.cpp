@@ -165,6 +165,20 @@ TEST(PoolCommit, WhileABlockIsInFlightLeaksNothing) {
     EXPECT_EQ(rig->status()->data_used_blocks, 1U);
 }
 
+TEST(PoolCommit, OfAMetadataSnapshotWhileABlockIsInFlightLeaksNothing) {
+    pool_rig rig(quiet());
+    auto volume = rig.make(0, mib);
+    rig.slow_data.set_delay(operation_kind::write, 300ms);
+    std::thread writer([&] { EXPECT_OK(volume->write(0, pattern(1, 100))); });
+    std::this_thread::sleep_for(100ms);
+    ASSERT_OK(rig->reserve_metadata_snap());
+    rig.expect_clean();
+    writer.join();
+    ASSERT_OK(rig->release_metadata_snap());
+    ASSERT_OK(volume->flush());
+    EXPECT_EQ(rig->status()->data_used_blocks, 1U);
+}
+
 // ---- discards beside other requests
 
 TEST(PoolDiscard, DuringACopyWinsAndNothingOldComesBack) {

@@ -2,6 +2,7 @@
 #include "pool/trimmer.h"
 
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -161,6 +162,40 @@ TEST(Trimmer, KeepsToTheRateUntilItIsLifted) {
     });
     ASSERT_OK(rig->trim());
     lift.join();
+}
+
+// The space maps are read anew, and know nothing of the discard that is under way.
+void expect_whole_after(const std::function<void(pool_rig&)>& repair) {
+    test::rig_options options = with(discard_mode::passdown, true);
+    options.data_blocks = 16;
+    pool_rig rig(options);
+    auto volume = rig.make(0, 64 * block_bytes);
+    ASSERT_OK(volume->write(0, pattern(1, 16 * block_bytes)));
+    ASSERT_OK(volume->discard(0, 16 * block_bytes));
+    rig.slow_data.set_delay(operation_kind::discard, 500ms);
+    ASSERT_OK(rig->commit());
+    std::this_thread::sleep_for(100ms);  // the discard is at the device
+    repair(rig);
+    ASSERT_OK(volume->write(32 * block_bytes, pattern(2, 16 * block_bytes)));
+    while (discards(rig) == 0) {
+        std::this_thread::sleep_for(5ms);
+    }
+    std::this_thread::sleep_for(50ms);
+    EXPECT_EQ(read_all(*volume, 32 * block_bytes, 16 * block_bytes), pattern(2, 16 * block_bytes));
+}
+
+TEST(Trimmer, ALeakRepairWaitsForTheDiscardUnderWay) {
+    expect_whole_after([](pool_rig& rig) { ASSERT_OK(rig->repair_leaks()); });
+}
+
+TEST(Trimmer, ThePoolDoesNotGoOnAfterAFailureBeforeTheDiscardUnderWayEnded) {
+    expect_whole_after([](pool_rig& rig) {
+        rig.metadata_faults.arm({.kinds = {operation_kind::write}});
+        EXPECT_FALSE(rig->create_thin(device_id(1)));
+        rig.metadata_faults.disarm();
+        ASSERT_EQ(rig->mode(), pool_mode::read_only);
+        ASSERT_OK(rig->clear_needs_check());
+    });
 }
 
 }  // namespace

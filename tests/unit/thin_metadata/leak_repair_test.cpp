@@ -6,6 +6,7 @@
 #include "support/mapping_model.h"
 #include "support/matchers.h"
 #include "support/metadata_images.h"
+#include "support/order_device.h"
 #include "support/seed.h"
 #include "thin_metadata/checker.h"
 
@@ -61,6 +62,15 @@ TEST(LeakRepair, BrokenOffAtAnyWriteThePoolIsAsItWasOrMended) {
             EXPECT_EQ(test::model_of(*image)->devices, before->devices);
         }
     }
+}
+
+TEST(LeakRepair, TheSuperblockIsWrittenLastAfterAFlush) {
+    const auto image = test::load_defect_image(leaky[0]);
+    ASSERT_NE(image, nullptr);
+    std::string log;
+    test::order_device device(*image, log);
+    ASSERT_OK(repair_leaks(device, {}));
+    EXPECT_EQ(log, "wfsf");
 }
 
 TEST(LeakRepair, RandomPoolsKeepEveryMappingAndEveryCount) {

@@ -262,5 +262,46 @@ TEST_F(PoolMetadataModes, CacheStaysBoundedWhileAHugeTransactionGoesOn) {
     ASSERT_OK(pool_->commit());
 }
 
+// ---- failing devices and the superblock
+
+TEST_F(PoolMetadataModes, AFailedFlushKeepsTheSuperblockFromBeingWritten) {
+    ASSERT_OK(pool_->create_thin(device_id(1)));
+    const std::uint64_t before = pool_->statistics().superblock_writes;
+    plan_.arm({.kinds = {io::operation_kind::flush}});
+    EXPECT_FALSE(pool_->commit());
+    plan_.disarm();
+    EXPECT_EQ(pool_->statistics().superblock_writes, before);
+    ASSERT_OK(pool_->abort());
+}
+
+TEST_F(PoolMetadataModes, AfterAFailedFlushNoneCountsBeforeAnAbort) {
+    ASSERT_OK(pool_->create_thin(device_id(1)));
+    plan_.arm({.kinds = {io::operation_kind::flush}});
+    EXPECT_FALSE(pool_->commit());
+    plan_.disarm();
+    EXPECT_FALSE(pool_->set_needs_check());
+    ASSERT_OK(pool_->abort());
+    EXPECT_OK(pool_->set_needs_check());
+}
+
+TEST_F(PoolMetadataModes, NoFailedWriteIsTakenForACommit) {
+    for (std::uint64_t n = 1;; ++n) {
+        ASSERT_LT(n, 50U);
+        ASSERT_OK(pool_->create_thin(device_id(1)));
+        plan_.arm({.kinds = {io::operation_kind::write}, .nth = n});
+        const auto committed = pool_->commit();
+        const bool injected = plan_.injected() != 0;
+        plan_.disarm();
+        if (!injected) {
+            EXPECT_OK(committed);
+            EXPECT_GT(n, 2U);
+            break;
+        }
+        EXPECT_FALSE(committed) << n;
+        ASSERT_OK(pool_->abort());
+        EXPECT_FALSE(pool_->get_details(device_id(1))) << n;
+    }
+}
+
 }  // namespace
 }  // namespace uthin

@@ -5,6 +5,7 @@
 #include "support/failing_device.h"
 #include "support/mapping_model.h"
 #include "support/matchers.h"
+#include "support/order_device.h"
 #include "support/seed.h"
 #include "thin_metadata/checker.h"
 
@@ -183,6 +184,17 @@ TEST(Restorer, BrokenOffAtAnyWriteLeavesTheOldPoolOrNone) {
             EXPECT_THAT(view, HasCode(error_code::wrong_block)) << writes;
         }
     }
+}
+
+TEST(Restorer, TheSuperblockIsWrittenLastAfterAFlush) {
+    random_generator random(test::seed());
+    const auto image = test::image_of(test::random_model(random, {}));
+    ASSERT_NE(image, nullptr);
+    std::string log;
+    test::order_device device(*image, log);
+    restorer target(device, {});
+    ASSERT_OK(test::send(test::random_model(random, {}), target));
+    EXPECT_EQ(log, "sfwfsf");
 }
 
 TEST(Restorer, RefusesWhatIsNoPool) {

@@ -5,6 +5,7 @@
 #include "support/failing_device.h"
 #include "support/mapping_model.h"
 #include "support/matchers.h"
+#include "support/order_device.h"
 #include "support/seed.h"
 #include "thin_metadata/dumper.h"
 #include "thin_metadata/restorer.h"
@@ -120,43 +121,11 @@ TEST(Shrink, ASmallDataDeviceIsRefusedBeforeItIsWritten) {
     EXPECT_EQ(data.allocated_bytes(), 0U);
 }
 
-// Notes what was done in which order.
-class order_device final : public block_device {
-public:
-    order_device(std::string name, std::uint64_t size, std::string& log)
-        : device_(size, name), log_(log) {}
-    [[nodiscard]] std::string name() const override { return device_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return device_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return device_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t at, std::span<std::byte> buffer) override {
-        return device_.read(at, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t at, std::span<const std::byte> buffer) override {
-        log_ += at == 0 ? 's' : 'w';
-        return device_.write(at, buffer);
-    }
-    [[nodiscard]] result<void> flush() override {
-        log_ += 'f';
-        return {};
-    }
-    [[nodiscard]] result<void> discard(std::uint64_t at, std::uint64_t length) override {
-        return device_.discard(at, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t at, std::uint64_t length) override {
-        return device_.write_zeroes(at, length);
-    }
-
-private:
-    io::memory_device device_;
-    std::string& log_;
-};
-
 TEST(Shrink, CopiesAreFlushed) {
     ASSERT_OK_AND_ASSIGN(const shrink_plan plan, plan_for(model_with({{0, 1}, {5, 50}}, 100), 10));
     std::string log;
-    order_device data("data", 100 * block_bytes, log);
+    io::memory_device memory(100 * block_bytes);
+    test::order_device data(memory, log);
     ASSERT_OK(move_data(data, plan, no_progress));
     EXPECT_EQ(log, "sf");  // block 50 goes to block 0
 }
@@ -210,7 +179,8 @@ TEST(Shrink, AnImageIsInstalledWithItsSuperblockLast) {
     const auto image = test::image_of(model_with({{0, 1}}, 100));
     ASSERT_NE(image, nullptr);
     std::string log;
-    order_device target("target", 512 * metadata_block_size_bytes, log);
+    io::memory_device memory(512 * metadata_block_size_bytes);
+    test::order_device target(memory, log);
     ASSERT_OK(install_image(*image, target));
     EXPECT_EQ(log, "sfwfsf");
     test::expect_clean(target);

@@ -1,0 +1,106 @@
+// Pages that are read while the writer changes, writes and evicts them.
+#include "persistent_data/block_manager.h"
+
+#include <functional>
+#include <utility>
+
+#include "base/endian.h"
+#include "io/memory_device.h"
+#include "support/matchers.h"
+
+namespace uthin::persistent_data {
+namespace {
+
+constexpr std::uint64_t blocks = 2048;
+constexpr metadata_block watched(16);
+
+// Does something else after its next read, before the reader has the bytes.
+class interrupted_device final : public block_device {
+public:
+    [[nodiscard]] std::string name() const override { return memory_.name(); }
+    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return memory_.size_bytes(); }
+    [[nodiscard]] device_capabilities capabilities() const override {
+        return memory_.capabilities();
+    }
+    [[nodiscard]] result<void> read(std::uint64_t at, std::span<std::byte> buffer) override {
+        auto done = memory_.read(at, buffer);
+        if (const auto action = std::exchange(after_read, {})) {
+            action();
+        }
+        return done;
+    }
+    [[nodiscard]] result<void> write(std::uint64_t at, std::span<const std::byte> buffer) override {
+        return memory_.write(at, buffer);
+    }
+    [[nodiscard]] result<void> flush() override { return memory_.flush(); }
+    [[nodiscard]] result<void> discard(std::uint64_t at, std::uint64_t length) override {
+        return memory_.discard(at, length);
+    }
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t at, std::uint64_t length) override {
+        return memory_.write_zeroes(at, length);
+    }
+
+    std::function<void()> after_read;
+
+private:
+    io::memory_device memory_{blocks * metadata_block_size_bytes};
+};
+
+class BlockManager : public ::testing::Test {
+protected:
+    BlockManager() {
+        for (std::uint64_t block = 1; block < blocks; ++block) {
+            put(metadata_block(block), 1);
+        }
+        EXPECT_OK(pages_.write_dirty());
+        pages_.reset();
+    }
+    void put(metadata_block where, std::uint64_t value) {
+        const auto bytes = pages_.edit_new(where, block_kind::bitmap);
+        ASSERT_OK(bytes);
+        store_le(bytes->data() + 100, value);
+        pages_.publish();
+    }
+    std::uint64_t get(metadata_block where) {
+        const auto page = pages_.read(where, block_kind::bitmap);
+        EXPECT_OK(page);
+        return page ? load_le<std::uint64_t>(page->bytes().data() + 100) : 0;
+    }
+    void evict_all() {
+        for (std::uint64_t block = blocks / 2; block < blocks; ++block) {
+            get(metadata_block(block));
+        }
+    }
+
+    interrupted_device device_;
+    block_manager pages_{device_, blocks, 64};
+};
+
+TEST_F(BlockManager, AReaderIsNotGivenBytesThatWereReplacedMeanwhile) {
+    device_.after_read = [&] {
+        put(watched, 2);
+        ASSERT_OK(pages_.write_dirty());
+        evict_all();
+    };
+    EXPECT_EQ(get(watched), 2U);
+    EXPECT_EQ(get(watched), 2U);
+}
+
+TEST_F(BlockManager, ReadingAheadKeepsNothingThatWasReplacedMeanwhile) {
+    device_.after_read = [&] {
+        put(watched, 2);
+        ASSERT_OK(pages_.write_dirty());
+        evict_all();
+    };
+    pages_.prefetch(std::span(&watched, 1), block_kind::bitmap);
+    EXPECT_EQ(get(watched), 2U);
+}
+
+TEST_F(BlockManager, AnAbortForgetsEveryPage) {
+    put(watched, 2);
+    pages_.reset();
+    EXPECT_EQ(get(watched), 1U);
+}
+
+}  // namespace
+}  // namespace uthin::persistent_data
