@@ -364,6 +364,7 @@ private:
 
     [[nodiscard]] const std::byte* expected_fields(const index_entry& entry);
     [[nodiscard]] std::uint32_t exact_expected(std::uint64_t block) const;
+    void announce_bitmaps();
     [[nodiscard]] result<void> compare_bitmap(const index_entry& entry);
     void compare_word(std::uint64_t first_block, std::uint32_t fields, const std::byte* stored,
                       const std::byte* expected);
@@ -399,7 +400,21 @@ void space_map_comparison::add(check_severity severity, check_code code, std::ui
                 .text = std::move(text)});
 }
 
+// One by one they would cost more than all leaves.
+void space_map_comparison::announce_bitmaps() {
+    std::vector<std::uint32_t> order;
+    for (const index_entry& entry : map_.entries) {
+        if (entry.usable && entry.index < bitmaps_for(map_.nr_blocks)) {
+            order.push_back(static_cast<std::uint32_t>(entry.bitmap.value()));
+        }
+    }
+    if (order.size() > 1) {
+        check_.source_.plan(std::move(order), block_kind::bitmap);
+    }
+}
+
 result<void> space_map_comparison::run() {
+    announce_bitmaps();
     for (std::size_t at = 0; at < map_.entries.size(); ++at) {
         if (map_.entries[at].index >= bitmaps_for(map_.nr_blocks)) {
             break;

@@ -25,9 +25,9 @@ public:
     }
 
     [[nodiscard]] result<block_ref> read(metadata_block where, block_kind kind) override {
-        if (kind == planned_kind) {
+        if (can_be_planned(kind)) {
             const lock_guard held(lock_);
-            if (ahead_ != nullptr) {
+            if (ahead_ != nullptr && kind == planned_kind_) {
                 if (block_ref found = ahead_->take(where)) {
                     return found;
                 }
@@ -43,23 +43,27 @@ public:
         blocks_.prefetch(blocks, kind);
     }
     bool plan(std::vector<std::uint32_t> order, block_kind kind) override {
-        if (kind != planned_kind) {
+        if (!can_be_planned(kind)) {
             return false;
         }
         const lock_guard held(lock_);
         ahead_.reset();
+        planned_kind_ = kind;
         ahead_ = std::make_unique<persistent_data::read_ahead>(device_, block_count(),
                                                                std::move(order), kind);
         return true;
     }
 
 private:
-    static constexpr block_kind planned_kind = block_kind::btree_node;
+    static constexpr bool can_be_planned(block_kind kind) {
+        return kind == block_kind::btree_node || kind == block_kind::bitmap;
+    }
 
     block_device& device_;
     block_manager blocks_;
     mutex lock_;
     std::unique_ptr<persistent_data::read_ahead> ahead_ GUARDED_BY(lock_);
+    block_kind planned_kind_ GUARDED_BY(lock_) = block_kind::btree_node;
 };
 
 class offline_view final : public metadata_view {

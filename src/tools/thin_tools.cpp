@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/large_heap.h"
 #include "tools/thin_tool.h"
 
 namespace {
@@ -67,6 +68,7 @@ int main(int argc, char** argv) {
     // A reader that goes away is an error of writing, not a death in the middle of a change.
     std::signal(SIGPIPE, SIG_IGN);
     occupy_standard_streams();
+    uthin::use_large_heap();
     arguments given(argv, static_cast<std::size_t>(argc));
     for (int skipped = 0; skipped < 2 && !given.empty(); ++skipped) {
         const tool* const chosen = find_tool(given.front());
