@@ -206,7 +206,11 @@ result<void> reader::handle(xml_scanner::token found) {
             return invalid(fmt::format("text '{}' between elements", shown(text_.name())));
         case xml_scanner::token::over: break;
     }
-    return place_ == place::after ? result<void>() : invalid("the text ends before </superblock>");
+    if (place_ != place::after) {
+        return invalid("the text ends before </superblock>");
+    }
+    // What follows </superblock> may be an error still: only here has all of the pool been read.
+    return send(sink_.end_pool());
 }
 
 result<void> reader::start() {
@@ -363,7 +367,7 @@ result<void> reader::end() {
             place_ = place::pool;
             return send(sink_.end_shared());
         case place::device: place_ = place::pool; return send(sink_.end_device());
-        default: place_ = place::after; return send(sink_.end_pool());
+        default: place_ = place::after; return {};
     }
 }
 

@@ -3,7 +3,8 @@
 // Invariants
 //   XR1  What reaches the sink obeys mapping_stream.h, and every number is in its range: runs
 //        ascend, data blocks lie below nr_data_blocks, times fit 24 bits, device ids are unique.
-//   XR2  Memory: a few words for each device and each shared piece.
+//   XR2  The end of the pool is sent when the input has ended: a text that is refused made none.
+//   XR3  Memory: a few words for each device and each shared piece.
 // Threads   One at a time.
 // Failures  invalid_argument with one line that names the position. Errors of the input and of the
 //           sink come back as they are. What was read before the error has been sent already.
