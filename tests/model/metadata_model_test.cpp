@@ -2,6 +2,8 @@
 // thins and snapshots, with a cache of 64 blocks.
 //
 // Each pool draws its own weights (some operations never, some often), so that runs differ in kind.
+// Each operation has a seed of its own, so that those that a failure does not need can be left out:
+// what is printed is the few that are needed.
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -13,6 +15,7 @@
 #include "support/matchers.h"
 #include "support/metadata_driver.h"
 #include "support/seed.h"
+#include "support/shrinking.h"
 #include "support/temporary_directory.h"
 #include "support/tier.h"
 
@@ -88,6 +91,54 @@ struct pool_shape {
     std::uint64_t run_blocks_max = 0;
     std::uint64_t devices_max = 6;
     std::uint64_t compare_every = 500;
+    // Where the data device is made to fail; by itself beyond its end.
+    std::uint64_t forgotten_offset_bytes = UINT64_MAX;
+};
+
+struct model_step {
+    pool_operation operation = pool_operation::commit;
+    std::uint64_t seed = 0;
+};
+
+std::vector<model_step> drawn_steps(std::uint64_t seed, const pool_shape& shape) {
+    random_generator random(seed);
+    const swarm weights(random, shape.metadata_blocks > 128);
+    std::vector<model_step> steps;
+    for (std::uint64_t left = shape.operations; left != 0; --left) {
+        const pool_operation operation = weights.pick(random);
+        steps.push_back({operation, random.next()});
+    }
+    return steps;
+}
+
+// A data device with a fault: writes to one place are lost. For tests of this test.
+class forgetful_device final : public block_device {
+public:
+    forgetful_device(block_device& below, std::uint64_t forgotten_offset_bytes)
+        : below_(below), forgotten_(forgotten_offset_bytes) {}
+    [[nodiscard]] std::string name() const override { return below_.name(); }
+    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
+    [[nodiscard]] device_capabilities capabilities() const override {
+        return below_.capabilities();
+    }
+    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
+        return below_.read(offset, buffer);
+    }
+    [[nodiscard]] result<void> write(std::uint64_t offset,
+                                     std::span<const std::byte> buffer) override {
+        return offset == forgotten_ ? result<void>() : below_.write(offset, buffer);
+    }
+    [[nodiscard]] result<void> flush() override { return below_.flush(); }
+    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
+        return below_.discard(offset, length);
+    }
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
+        return below_.write_zeroes(offset, length);
+    }
+
+private:
+    block_device& below_;
+    const std::uint64_t forgotten_;
 };
 
 class model_run {
@@ -98,12 +149,13 @@ public:
           sums_(sums),
           metadata_(shape.metadata_blocks * metadata_block_size_bytes, "metadata"),
           data_(shape.data_blocks_max * test::stamped_block_bytes, "data"),
+          faulty_data_(data_, shape.forgotten_offset_bytes),
           random_(seed),
-          driver_(metadata_, data_, options()) {}
+          driver_(metadata_, faulty_data_, options()) {}
 
     // Empty, or what went wrong and how to repeat it.
-    std::string run() {
-        const std::string text = run_operations();
+    std::string run(const std::vector<model_step>& steps) {
+        const std::string text = run_operations(steps);
         sums_.refusals += driver_.refusals();
         sums_.full_aborts += driver_.full_aborts();
         if (text.empty()) {
@@ -135,13 +187,14 @@ private:
         return with;
     }
 
-    std::string run_operations() {
+    std::string run_operations(const std::vector<model_step>& steps) {
         if (auto formatted = driver_.format(shape_.data_blocks); !formatted) {
             return formatted.error().to_string();
         }
-        const swarm weights(random_, shape_.metadata_blocks > 128);
-        for (done_ = 0; done_ < shape_.operations; ++done_) {
-            last_ = weights.pick(random_);
+        for (done_ = 0; done_ < steps.size(); ++done_) {
+            last_ = steps[done_].operation;
+            driver_.reseed(steps[done_].seed);
+            random_ = random_generator(~steps[done_].seed);
             ++sums_.operations;
             const std::uint64_t transaction = driver_.pool().durable_transaction();
             // Views do not live through what opens everything anew.
@@ -261,12 +314,36 @@ private:
     totals& sums_;
     io::memory_device metadata_;
     io::memory_device data_;
+    forgetful_device faulty_data_;
     random_generator random_;
     metadata_driver driver_;
     std::vector<held_view> views_;
     std::uint64_t done_ = 0;
     pool_operation last_ = pool_operation::commit;
 };
+
+constexpr std::uint64_t shrinking_trials_max = 4000;
+
+std::vector<model_step> shrunk_steps(std::uint64_t seed, const pool_shape& shape,
+                                     std::vector<model_step> steps) {
+    const auto fails = [&](const std::vector<model_step>& some) {
+        totals ignored;
+        return !model_run(seed, shape, ignored).run(some).empty();
+    };
+    return test::shrunk<model_step>(std::move(steps), fails, shrinking_trials_max);
+}
+
+// Operations as C++, and what they lead to.
+std::string reproducer(std::uint64_t seed, const pool_shape& shape,
+                       const std::vector<model_step>& steps) {
+    std::string text = fmt::format("\nshrunk to {} operations, seed {:#x}:\n", steps.size(), seed);
+    for (const model_step& step : steps) {
+        text += fmt::format("    {{pool_operation::{}, {:#x}}},\n", test::to_string(step.operation),
+                            step.seed);
+    }
+    totals ignored;
+    return text + model_run(seed, shape, ignored).run(steps);
+}
 
 class MetadataModel : public ::testing::Test {
 protected:
@@ -277,8 +354,12 @@ protected:
         const test::temporary_directory folder;
         std::vector<std::filesystem::path> images;
         for (std::uint64_t i = 0; i < count * test::tier_scale(); ++i) {
-            model_run run(test::seed() + first_seed + i, shape, sums);
-            ASSERT_EQ(run.run(), "");
+            const std::uint64_t seed = test::seed() + first_seed + i;
+            const std::vector<model_step> steps = drawn_steps(seed, shape);
+            model_run run(seed, shape, sums);
+            if (const std::string failure = run.run(steps); !failure.empty()) {
+                FAIL() << failure << reproducer(seed, shape, shrunk_steps(seed, shape, steps));
+            }
             if (images.size() < images_max) {
                 images.push_back(folder.path() / std::to_string(i));
                 run.save(images.back());
@@ -342,6 +423,27 @@ TEST_F(MetadataModel, TallTreesAgreeWithPlainMaps) {
                .run_blocks_max = 900,
                .compare_every = 500});
     EXPECT_GE(sums_.operations, 10'000U);
+}
+
+TEST_F(MetadataModel, AFailureIsShrunkToTheOperationsThatItNeeds) {
+    constexpr pool_shape shape{.operations = 400,
+                               .metadata_blocks = 96,
+                               .metadata_blocks_max = 256,
+                               .data_blocks = 64,
+                               .data_blocks_max = 200,
+                               .span_blocks = 40,
+                               .run_blocks_max = 10,
+                               .compare_every = 20,
+                               .forgotten_offset_bytes = 0};
+    const std::uint64_t seed = test::seed();
+    totals sums;
+    const std::vector<model_step> steps = drawn_steps(seed, shape);
+    ASSERT_NE(model_run(seed, shape, sums).run(steps), "");
+    const std::vector<model_step> few = shrunk_steps(seed, shape, steps);
+    const std::string text = reproducer(seed, shape, few);
+    std::printf("%s\n", text.c_str());
+    EXPECT_LE(few.size(), 3U);
+    EXPECT_NE(text.find("pool_operation::"), std::string::npos);
 }
 
 }  // namespace

@@ -135,6 +135,9 @@ public:
     [[nodiscard]] std::uint64_t refusals() const { return refusals_; }
     [[nodiscard]] std::uint64_t full_aborts() const { return full_aborts_; }
     [[nodiscard]] random_generator& random() { return random_; }
+    // The choices of what follows depend on `seed` and on the pool's state alone, so that
+    // operations before it may be left out.
+    void reseed(std::uint64_t seed) { random_ = random_generator(seed); }
 
 private:
     struct fua_write {
