@@ -310,6 +310,8 @@ public:
     [[nodiscard]] bool is_read_only() const noexcept;
     [[nodiscard]] bool failed() const noexcept;
     // Writer. Written and flushed at once, also in read-only mode (not when opened read_only).
+    // needs_check: that failed; it is set in memory, and what is on the device is the last commit
+    // that succeeded. The call may be repeated.
     [[nodiscard]] result<void> set_needs_check();
     // Writer. Only after a full check came out clean.
     [[nodiscard]] result<void> clear_needs_check();

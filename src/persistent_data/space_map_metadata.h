@@ -44,6 +44,8 @@ public:
     // Called inside an allocation with the number of free blocks left.
     void set_allocation_hook(std::function<void(std::uint64_t)> hook) { hook_ = std::move(hook); }
     [[nodiscard]] view_quarantine& quarantine() noexcept { return counts_.quarantine(); }
+    // Counts were asked to change and have not been, because of a failure.
+    [[nodiscard]] bool has_pending() const noexcept { return !queue_.empty(); }
     // A view was released: blocks may be free that were not.
     void forget_exhaustion() noexcept { exhausted_ = false; }
 

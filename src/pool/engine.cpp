@@ -136,6 +136,7 @@ result<void> engine::close() {
     }
     trimmer_->stop();
     executor_.stop();
+    record_needs_check();
     result<void> committed;
     if (may_delete()) {
         committed = commit_all();

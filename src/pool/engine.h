@@ -212,6 +212,8 @@ private:
     [[nodiscard]] result<void> has_metadata_for(std::uint64_t data_blocks_wanted);
     void watch_thresholds();
     void metadata_failed(const error& why);
+    // Tries again what failed then.
+    void record_needs_check();
     void mark_all_lost();
     [[nodiscard]] result<void> give_in_flight_back();
     [[nodiscard]] result<void> take_in_flight_again();
@@ -263,6 +265,8 @@ private:
     bool commit_requested_ = false;
     std::optional<std::uint64_t> preparation_left_;  // blocks to write before the commit
     bool data_flush_failed_ = false;
+    bool needs_check_pending_ = false;
+    std::chrono::nanoseconds needs_check_tried_{0};
     bool giving_back_ = false;  // what is freed now was never mapped
     bool metadata_is_low_ = false;
     std::chrono::nanoseconds changed_since_{0};

@@ -123,7 +123,13 @@ result<void> engine::end_alone() {
     }
     error why = std::move(*broken_by_);
     broken_by_.reset();
-    metadata_failed(why);
+    // Nothing was changed since the last commit, and a commit of nothing is refused if a change got
+    // half-way: something could not be read, and there is nothing to undo.
+    const bool untouched =
+        why.code() == error_code::io_error && !changed_ && in_flight_.empty() && parked_.empty();
+    if (!untouched || !metadata_->commit()) {
+        metadata_failed(why);
+    }
     return std::unexpected(std::move(why));
 }
 
@@ -135,7 +141,22 @@ void engine::mark_all_lost() {
     }
 }
 
-// The kernel's procedure: abort, record that a check is needed, read-only; fail when that fails.
+// Without the record a crash now would end in a pool that opens as if nothing had been.
+void engine::record_needs_check() {
+    constexpr std::chrono::seconds pause(1);
+    if (!needs_check_pending_ || mode() != pool_mode::read_only) {
+        return;
+    }
+    if (clock_.monotonic() - needs_check_tried_ < pause && !closing_.load()) {
+        return;
+    }
+    needs_check_tried_ = clock_.monotonic();
+    needs_check_pending_ = !metadata_->set_needs_check();
+}
+
+// The kernel's procedure: abort, record that a check is needed, read-only. Where it cannot be
+// recorded the state read back is still the last commit: reads and overwrites go on. Fail when it
+// cannot be read, or is another state: then nobody knows which one a restart would find.
 void engine::metadata_failed(const error& why) {
     log(log_level::error, "pool", "the metadata failed: " + why.to_string());
     if (mode() == pool_mode::read_only || mode() == pool_mode::fail) {
@@ -163,8 +184,10 @@ void engine::metadata_failed(const error& why) {
     }
     if (restored) {
         restored = metadata_->set_needs_check();
+        needs_check_pending_ = !restored && restored.error().code() == error_code::needs_check;
+        needs_check_tried_ = clock_.monotonic();
     }
-    if (restored) {
+    if (restored || needs_check_pending_) {
         metadata_->set_read_only();
         set_mode(pool_mode::read_only, why.to_string());
     } else {
@@ -186,10 +209,11 @@ result<void> engine::flush_data() {
     const error why = flushed.error();
     auto given_up = run(
         [&]() -> result<void> {
-            return fail(error_code::io_error, "flushing the data device: " + why.message(),
-                        why.os_errno());
+            metadata_failed(error(error_code::io_error,
+                                  "flushing the data device: " + why.message(), why.os_errno()));
+            return {};
         },
-        {.needs = need::nothing, .alone = true});
+        {.needs = need::nothing, .alone = true, .counts_as_change = false});
     return flushed;
 }
 

@@ -137,6 +137,7 @@ result<void> engine::wait_for_space(hold_limit* holds) {
 
 // Whether or not anybody waits, as in the kernel.
 void engine::look_at_clock() {
+    record_needs_check();
     if (mode() != pool_mode::out_of_data_space) {
         return;
     }
@@ -169,6 +170,7 @@ void engine::set_no_space_timeout(std::chrono::nanoseconds timeout) {
 
 void engine::leave_read_only() {
     if (mode() == pool_mode::read_only && !options_.read_only) {
+        needs_check_pending_ = false;
         static_cast<void>(trimmer_->let_go());  // ORDER: TR2, for what an abort let go
         metadata_->set_read_write();
         set_mode(pool_mode::write, "");

@@ -368,12 +368,26 @@ result<void> metadata::impl::reload() {
     return {};
 }
 
+namespace {
+
+bool same_state(const thin_metadata::disk_superblock& a, const thin_metadata::disk_superblock& b) {
+    return a.data_mapping_root == b.data_mapping_root &&
+           a.device_details_root == b.device_details_root && a.time == b.time &&
+           a.trans_id == b.trans_id && a.held_root == b.held_root &&
+           a.metadata_sm_root.bitmap_root == b.metadata_sm_root.bitmap_root &&
+           a.data_sm_root.bitmap_root == b.data_sm_root.bitmap_root;
+}
+
+}  // namespace
+
 result<void> metadata::impl::abort() {
     if (failed_.load()) {
         return fail(error_code::failed, "the pool is in fail mode; close it");
     }
     const bool was_read_only = blocks.read_only();
+    const disk_superblock before = committed_;
     result<void> reloaded = reload();
+    restored_last_commit_ = reloaded && same_state(before, committed_);
     blocks.set_read_only(was_read_only);
     changed_devices_.store(0);
     if (!reloaded) {
@@ -384,6 +398,11 @@ result<void> metadata::impl::abort() {
 
 result<void> metadata::abort() {
     return impl_->abort();
+}
+
+bool metadata::impl::has_changes() const {
+    return dirty_ || broken_ || blocks.private_blocks() != 0 || blocks.dirty_blocks() != 0 ||
+           open_->tm.metadata_map().has_pending();
 }
 
 // ---- batches
@@ -451,13 +470,24 @@ bool metadata::needs_check() const noexcept {
 
 result<void> metadata::set_needs_check() {
     UTHIN_TRY(impl_->usable());
-    impl_->needs_check_.store(true);
+    const bool again = impl_->needs_check_.exchange(true);
     if (impl_->options.read_only) {
         return fail(error_code::not_permitted, "opened read-only; needs_check cannot be recorded");
     }
+    if (again && !impl_->has_changes()) {
+        // A flush that failed sticks to the cache; all that it was for is written anew below.
+        const exclusive_lock guard(impl_->state_lock_);
+        impl_->blocks.reset();
+    }
     disk_superblock flagged = impl_->committed_;
     flagged.flags = flagged.flags | thin_metadata::superblock_flag_needs_check;
-    return impl_->publish_superblock(flagged);
+    auto recorded = impl_->publish_superblock(flagged);
+    if (!recorded && impl_->restored_last_commit_) {
+        return fail(error_code::needs_check,
+                    "needs_check cannot be recorded yet: " + recorded.error().message(),
+                    recorded.error().os_errno());
+    }
+    return recorded;
 }
 
 result<void> metadata::clear_needs_check() {

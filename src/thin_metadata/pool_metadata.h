@@ -140,6 +140,7 @@ struct metadata::impl {
     [[nodiscard]] result<void> publish_superblock(const thin_metadata::disk_superblock& next);
     void transaction_is_durable();
     [[nodiscard]] result<void> abort();
+    [[nodiscard]] bool has_changes() const;
     [[nodiscard]] result<void> reload();
     void publish();
     // Publishes pages that nothing published points to yet.
@@ -218,6 +219,7 @@ struct metadata::impl {
     // Writer only.
     bool in_service_ = false;
     bool broken_ = false;
+    bool restored_last_commit_ = true;
     bool in_batch_ = false;
     bool dirty_ = false;
     std::function<result<void>()> pre_commit_;
@@ -342,7 +344,8 @@ auto metadata::impl::mutate(const Body& body) -> decltype(body()) {
             case error_code::invalid_argument:
             case error_code::out_of_range:
             case error_code::no_data_space: return outcome;
-            default: broken_ = true; return outcome;
+            // What could not be read before the first change has broken nothing.
+            default: broken_ = has_changes(); return outcome;
         }
     }
     dirty_ = true;

@@ -501,7 +501,8 @@ private:
         } else if (!answer && !injected) {
             *complaint = answer.error().to_string();
         } else if (!answer && answer.error().code() != error_code::io_error &&
-                   answer.error().code() != error_code::failed) {
+                   answer.error().code() != error_code::failed &&
+                   answer.error().code() != error_code::needs_check) {
             *complaint = "unexpected kind of error: " + answer.error().to_string();
         }
         if (complaint->empty() && injected) {

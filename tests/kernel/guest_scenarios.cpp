@@ -335,7 +335,7 @@ int main(int argc, char** argv) {
     }
     const std::string out = argv[at++];
     ::mkdir((out + "/dumps").c_str(), 0700);
-    constexpr unsigned scenario_seconds_max = 120;  // then SIGALRM ends this program
+    constexpr unsigned scenario_seconds_max = 600;  // then SIGALRM ends this program
     for (; at < argc; ++at) {
         const std::string path = argv[at];
         const std::string name = path.substr(path.rfind('/') + 1);

@@ -26,7 +26,7 @@ def by_kernel(paths, work, disks=()):
     out = os.path.join(work, "out")
     files = [f"{GUEST}:/lab/scenarios"] + [f"{p}:/s/{os.path.basename(p)}" for p in paths]
     names = " ".join("/s/" + os.path.basename(p) for p in paths)
-    script = f"needmod loop dm-flakey\nchmod 755 /lab/scenarios\n" \
+    script = f"needmod loop dm-flakey dm-dust\nchmod 755 /lab/scenarios\n" \
              f"/lab/scenarios {'--disks' if disks else ''} /out {names}\n"
     status, output = lab.run_guest(script, disks, out, timeout_seconds=1500, memory_mib=768, files=files,
                                    out_mib=256)

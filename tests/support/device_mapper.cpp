@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 #include "io/memory_device.h"
@@ -86,12 +87,73 @@ private:
     static result<void> refusal() { return fail(error_code::io_error, "an error device"); }
 };
 
-// "linear DEVICE SECTOR", "flakey DEVICE SECTOR UP DOWN 1 error_writes" with UP 0.
+// Passes on what is not in a list of bad blocks; these cannot be read once that is enabled, until
+// they are written.
+class dust_target final : public target {
+public:
+    dust_target(target_line line, std::unique_ptr<linear_target> below, std::uint64_t block_bytes)
+        : target(std::move(line)), below_(std::move(below)), block_bytes_(block_bytes) {}
+
+    result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
+        {
+            const std::lock_guard held(lock_);
+            const auto at = bad_.lower_bound(offset / block_bytes_);
+            if (enabled_ && at != bad_.end() && *at * block_bytes_ < offset + buffer.size()) {
+                return fail(error_code::io_error, "a bad block");
+            }
+        }
+        return below_->read(offset, buffer);
+    }
+    result<void> write(std::uint64_t offset, std::span<const std::byte> buffer) override {
+        {
+            const std::lock_guard held(lock_);
+            if (enabled_) {
+                bad_.erase(
+                    bad_.lower_bound(offset / block_bytes_),
+                    bad_.lower_bound((offset + buffer.size() + block_bytes_ - 1) / block_bytes_));
+            }
+        }
+        return below_->write(offset, buffer);
+    }
+    result<void> discard(std::uint64_t offset, std::uint64_t length) override {
+        return below_->discard(offset, length);
+    }
+    result<void> flush() override { return below_->flush(); }
+    [[nodiscard]] bool can_discard() const override { return below_->can_discard(); }
+    [[nodiscard]] bool fits() const override { return below_->fits(); }
+
+    int message(const std::string& text) override {
+        const std::vector<std::string> words = split_target_words(text);
+        const std::lock_guard held(lock_);
+        if (words.size() == 2 && words[0] == "addbadblock" && parse_decimal(words[1])) {
+            return bad_.insert(*parse_decimal(words[1])).second ? 0 : EINVAL;
+        }
+        if (words.size() != 1 ||
+            (words[0] != "enable" && words[0] != "disable" && words[0] != "quiet")) {
+            return EINVAL;
+        }
+        if (words[0] != "quiet") {
+            enabled_ = words[0] == "enable";
+        }
+        return 0;
+    }
+
+private:
+    const std::unique_ptr<linear_target> below_;
+    const std::uint64_t block_bytes_;
+    std::mutex lock_;
+    std::set<std::uint64_t> bad_;
+    bool enabled_ = false;
+};
+
+// "linear DEVICE SECTOR", "flakey DEVICE SECTOR UP DOWN 1 error_writes" with UP 0, "dust DEVICE
+// SECTOR BLOCK-BYTES".
 int make_linear_target(device_mapper& mapper, const target_line& line,
                        std::unique_ptr<target>& made) {
     const bool flakey = line.target == "flakey";
+    const bool dust = line.target == "dust";
     if (flakey ? line.words.size() != 6 || line.words[2] != "0" || line.words[5] != "error_writes"
-               : line.words.size() != 2) {
+               : line.words.size() != (dust ? 3U : 2U)) {
         return EINVAL;
     }
     const auto shift = parse_decimal(line.words[1]);
@@ -99,9 +161,18 @@ int make_linear_target(device_mapper& mapper, const target_line& line,
     if (!shift || below == nullptr) {
         return below == nullptr ? ENODEV : EINVAL;
     }
-    made =
+    auto linear =
         std::make_unique<linear_target>(line, std::move(below), mapper.find_mapped(line.words[0]),
                                         *shift * sector_size_bytes, flakey);
+    if (dust) {
+        const auto block_bytes = parse_decimal(line.words[2]);
+        if (!block_bytes || *block_bytes < sector_size_bytes) {
+            return EINVAL;
+        }
+        made = std::make_unique<dust_target>(line, std::move(linear), *block_bytes);
+    } else {
+        made = std::move(linear);
+    }
     return 0;
 }
 
@@ -155,7 +226,7 @@ int make_targets(device_mapper& mapper, mapped_device& owner, const std::string&
             refused = make_pool_target(mapper, owner, line, one);
         } else if (line.target == "thin") {
             refused = make_thin_target(mapper, line, one);
-        } else if (line.target == "linear" || line.target == "flakey") {
+        } else if (line.target == "linear" || line.target == "flakey" || line.target == "dust") {
             refused = make_linear_target(mapper, line, one);
         } else if (line.target == "error") {
             one = std::make_unique<error_target>(line);

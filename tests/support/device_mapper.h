@@ -1,8 +1,9 @@
 // A small device-mapper in this process: devices made of table lines, as far as pools need it.
 //
-// Targets linear, error, flakey (error_writes: writes fail, reads pass), thin-pool and thin; load,
-// suspend, resume, message, status and I/O with the kernel's refusals. The pool behind a thin-pool
-// target is uthin::pool, so that what the kernel does with a table line can be compared with it.
+// Targets linear, error, flakey (error_writes: writes fail, reads pass), dust, thin-pool and thin;
+// load, suspend, resume, message, status and I/O with the kernel's refusals. The pool behind a
+// thin-pool target is uthin::pool, so that what the kernel does with a table line can be compared
+// with it.
 //
 // Invariants
 //   DM1  A call returns 0 or the errno that the kernel's ioctl or block layer returns for it; where

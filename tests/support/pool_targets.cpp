@@ -58,6 +58,7 @@ pool_options live_pool::options_of(const pool_table& table) const {
     options.error_if_no_space = table.features.error_if_no_space;
     options.no_space_timeout = mapper_.no_space_timeout();
     options.low_water_blocks = table.low_water_blocks;
+    options.remember_partial_discards = mapper_.dialect() != table_dialect::strict_kernel;
     options.read_only = table.features.read_only;
     // A pool of no blocks is formatted already, and is not to get the whole device.
     options.format = !table.features.read_only && table.data_blocks() != 0;

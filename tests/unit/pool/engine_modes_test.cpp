@@ -514,6 +514,8 @@ TEST(ModeTransition, AFailedReadWithinAChangeEndsInReadOnly) {
     }
     rig.close();
     rig.open();
+    // Without a change there would be nothing to undo: tests/regress/unreadable_metadata_*.
+    ASSERT_OK(rig.make(1, block)->write(0, pattern(2, block)));
     rig.metadata_faults.arm({.kinds = {operation_kind::read}});
     EXPECT_FALSE(rig->delete_thin(device_id(0)));
     expect_read_only_over_a_reopening(rig);
