@@ -39,7 +39,9 @@ constexpr std::uint64_t spare_blocks = 6;    // of volume 2 alone
 constexpr std::uint64_t first_hole = 1000;   // of volume 0
 constexpr std::uint64_t apart = 7;
 constexpr std::uint64_t first_free_id = 100;
+constexpr std::uint64_t plenty_of_data_blocks = 16'000;  // counted in one bitmap
 constexpr std::uint64_t ballast_devices = 100;
+constexpr std::uint64_t devices_read_max = 200;  // in full, each time
 constexpr std::uint64_t first_ballast_id = 1'000'000;
 
 enum class resource : std::uint8_t { data, metadata };
@@ -128,8 +130,13 @@ public:
 
     // ---- judging
     void expect_content() {
+        const std::uint64_t each = 1 + model_.size() / devices_read_max;
+        std::uint64_t number = 0;
         for (auto& [id, blocks] : model_) {
             ASSERT_EQ(volume_of(id).mapped_blocks().value(), blocks.size()) << "device " << id;
+            if (++number % each != 0 && id > 2) {
+                continue;
+            }
             for (const auto& [at, now] : blocks) {
                 ASSERT_TRUE(holds(volume_of(id), at * block, now.head))
                     << "device " << id << " block " << at;
@@ -215,7 +222,7 @@ struct filling {
     std::string name;
     // Step `i`, from 0 on.
     std::function<result<void>(full_pool&, std::uint64_t)> step;
-    // More free blocks would take very many steps.
+    // More free blocks take very many steps: with UTHIN_TIER=1 only.
     std::uint64_t free_max = 64;
 };
 
@@ -305,7 +312,7 @@ bool is_no_space(const result<void>& outcome) {
 
 // Until the pool refuses.
 void fill(full_pool& pool, const filling& how) {
-    constexpr std::uint64_t steps_max = 4000;
+    constexpr std::uint64_t steps_max = 20'000;
     for (std::uint64_t i = 0; i < steps_max; ++i) {
         if (const auto done = how.step(pool, i); !done) {
             EXPECT_TRUE(is_no_space(done)) << done.error().to_string();
@@ -403,10 +410,9 @@ std::vector<std::uint64_t> sizes() {
 
 // How many metadata blocks a device needs for `free` ones to be free beside the reserve.
 std::uint64_t metadata_blocks_for(std::uint64_t free) {
-    constexpr std::uint64_t data_blocks = 2000;
     constexpr std::uint64_t probe_blocks = 300;
     static const std::uint64_t used = [] {
-        full_pool pool(data_blocks, probe_blocks);
+        full_pool pool(plenty_of_data_blocks, probe_blocks);
         pool.rig().do_not_judge();
         const pool_status now = *pool.rig()->status(true);
         return now.metadata_used_blocks - probe_blocks / 10;
@@ -424,10 +430,11 @@ void run_all(resource what, const filling& how) {
     std::uint64_t runs = 0;
     for (const std::uint64_t free : sizes()) {
         const bool data = what == resource::data;
-        if (!data && free > how.free_max) {
+        if (!data && test::tier() == 0 && free > how.free_max) {
             continue;
         }
-        const std::uint64_t data_blocks = data ? shared_blocks + spare_blocks + free : 2000;
+        const std::uint64_t data_blocks =
+            data ? shared_blocks + spare_blocks + free : plenty_of_data_blocks;
         const std::uint64_t metadata_blocks = data ? 1024 : metadata_blocks_for(free);
         for (const recovery recovers : recoveries) {
             SCOPED_TRACE(fmt::format("{} free, recovery {}", free, static_cast<int>(recovers)));
