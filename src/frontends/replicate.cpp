@@ -113,6 +113,10 @@ private:
             line += " " + quoted(word);
         }
         std::vector<std::string> all = options_.shell;
+        if (!target_.port.empty()) {
+            all.emplace_back("-p");
+            all.push_back(target_.port);
+        }
         all.push_back(target_.host);
         all.push_back(line);
         return all;
@@ -332,6 +336,22 @@ private:
     replica_state state_;
 };
 
+// "HOST", "HOST:PORT", "[ADDRESS]:PORT", each with "USER@" or without.
+void split_host(const std::string& text, replica_target& target) {
+    const std::size_t user_end = text.find('@') == std::string::npos ? 0 : text.find('@') + 1;
+    std::string host = text.substr(user_end);
+    const bool bracketed = host.starts_with('[') && host.find(']') != std::string::npos;
+    const std::size_t colon = host.find(':', bracketed ? host.find(']') : 0);
+    if (colon != std::string::npos) {
+        target.port = host.substr(colon + 1);
+        host.resize(colon);
+    }
+    if (bracketed) {
+        host = host.substr(1, host.find(']') - 1);
+    }
+    target.host = host.empty() ? "" : text.substr(0, user_end) + host;
+}
+
 }  // namespace
 
 std::string replica_target::tag() const {
@@ -347,15 +367,16 @@ result<replica_target> parse_replica_target(const std::string& text, const std::
     if (text.starts_with(ssh_scheme)) {
         const std::string rest = text.substr(ssh_scheme.size());
         const std::size_t slash = rest.find('/');
-        target.host = rest.substr(0, slash);
         target.directory = slash == std::string::npos ? "" : rest.substr(slash);
+        split_host(rest.substr(0, slash), target);
     }
     // A host that begins with a dash would be an option of ssh.
     if (target.directory.empty() || target.host.starts_with('-') ||
-        (text.starts_with(ssh_scheme) && target.host.empty())) {
-        return fail(
-            error_code::invalid_argument,
-            fmt::format("target '{}': not valid; write DIR or ssh://HOST/DIR", printable(text)));
+        (text.starts_with(ssh_scheme) && target.host.empty()) ||
+        target.port.find_first_not_of("0123456789") != std::string::npos) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("target '{}': not valid; write DIR or ssh://[USER@]HOST[:PORT]/DIR",
+                                printable(text)));
     }
     return target;
 }

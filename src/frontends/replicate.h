@@ -2,7 +2,7 @@
 // side has, and the other side's word that it has it.
 //
 // The other side is reached by running `uthin` there: here for a directory, through ssh for
-// ssh://HOST/DIR.
+// ssh://[USER@]HOST[:PORT]/DIR.
 //
 // Invariants
 //   RE1  The newest snapshot that both sides have is held at both, until a newer one is.
@@ -27,7 +27,8 @@ namespace uthin::frontends {
 
 // Where a replica is.
 struct replica_target {
-    std::string host;       // empty: this machine
+    std::string host;       // empty: this machine; with its user, if one is given
+    std::string port;       // empty: the shell's own
     std::string directory;  // of the pool there
     std::string volume;
     std::string text;  // as it was given

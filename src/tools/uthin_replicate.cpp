@@ -169,7 +169,7 @@ void add_replicate_commands(CLI::App& app, command_line& line) {
         app.add_subcommand("replicate", "keeps a volume up to date in another pool");
     const auto given = std::make_shared<replicate_arguments>();
     command->add_option("DIR/NAME", given->path, "the volume")->required();
-    command->add_option("TARGET", given->target, "DIR of a pool, or ssh://HOST/DIR");
+    command->add_option("TARGET", given->target, "DIR of a pool, or ssh://[USER@]HOST[:PORT]/DIR");
     command->add_option("--as", given->name, "the volume's name there; default: the same");
     command->add_option("--every", given->every, "a round each so often")->capture_default_str();
     command->add_flag("--once", given->once, "one round");

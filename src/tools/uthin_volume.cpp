@@ -6,8 +6,10 @@
 #include <memory>
 #include <optional>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "frontends/control/codec.h"
+#include "frontends/replicate.h"
 #include "pool/pool_file.h"
 #include "tools/uthin_command.h"
 
@@ -45,6 +47,13 @@ void print_list(const std::vector<volume_info>& volumes) {
     }
 }
 
+std::string lag_text(const frontends::replica_state& replica) {
+    return replica.replicated_unix_seconds == 0
+               ? "nothing is there yet"
+               : fmt::format("{} s behind",
+                             system_clock().unix_seconds() - replica.replicated_unix_seconds);
+}
+
 void print_details(const volume_info& volume) {
     const auto row = [](std::string_view name, const std::string& value) {
         print_line(fmt::format("{:<16} {}", name, printable(value)));
@@ -68,8 +77,16 @@ void print_details(const volume_info& volume) {
     row("created (UTC)", time_text(volume.created_unix_seconds));
     row("external origin", volume.external_origin.empty() ? "-" : volume.external_origin);
     row("in use", volume.in_use ? "yes" : "no");
+    for (const frontends::replica_state& replica : frontends::replicas_of(volume)) {
+        row("replica", replica.target + ", " + lag_text(replica) +
+                           (replica.error.empty() ? "" : "; the last round failed: ") +
+                           replica.error);
+    }
     for (const auto& [key, value] : volume.labels) {
-        row("label " + key, value);
+        // Told above.
+        if (!key.starts_with(frontends::replica_label_prefix)) {
+            row("label " + key, value);
+        }
     }
 }
 

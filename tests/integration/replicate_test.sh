@@ -2,7 +2,7 @@
 # uthin replicate: rounds into a local pool and through a shell in ssh's place, fan-out, kills of both
 # sides, a receiver that stalls, a full target; promoting a replica, and the way back.
 . "$(dirname "$0")/functions.sh"
-requires nbdkit python3
+requires nbdkit python3 curl
 
 a=$work/a b=$work/b c=$work/c
 for pool in "$a" "$b" "$c"; do
@@ -45,6 +45,9 @@ for n in 2 3; do
 done
 expect_equal "rounds" 3 "$(status rounds)"
 [ "$(status lag_seconds)" -lt 300 ] || fail "lag: $(status lag_seconds)"
+expect_contains "volume show" "$("$uthin" volume show "$a/v")" "$b, "
+expect_contains "volume show" "$("$uthin" volume show "$a/v")" " s behind"
+expect_contains "metrics" "$(curl -sf --unix-socket "$a/control.sock" http://pool/metrics)" "uthin_replica_lag_seconds{volume=\"v\",target=\"$b\"} "
 expect_failure 1 "held by replica-" "$uthin" volume delete "$a/$(names "$a" | cut -d' ' -f2)"
 stop_server
 

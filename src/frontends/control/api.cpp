@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "frontends/control/codec.h"
+#include "frontends/replicate.h"
 #include "uthin/version.h"
 
 namespace uthin::frontends {
@@ -125,6 +126,29 @@ std::string volume_metrics(const std::vector<volume_info>& volumes) {
                         [](const volume_info& volume) -> number { return volume.reserved_bytes; }) +
            volume_gauge(volumes, "uthin_volume_limit_bytes", "It maps no more; 0: no limit.",
                         [](const volume_info& volume) -> number { return volume.limit_bytes; });
+}
+
+std::string replica_metrics(const std::vector<volume_info>& volumes) {
+    const std::int64_t now = system_clock().unix_seconds();
+    std::string lags =
+        "# HELP uthin_replica_lag_seconds Age of the state that the replica shows.\n"
+        "# TYPE uthin_replica_lag_seconds gauge\n";
+    std::string failures =
+        "# HELP uthin_replica_failures Rounds that failed since the last one that did not.\n"
+        "# TYPE uthin_replica_failures gauge\n";
+    for (const volume_info& volume : volumes) {
+        for (const replica_state& replica : replicas_of(volume)) {
+            const std::string of =
+                fmt::format("{{volume=\"{}\",target=\"{}\"}}", label_escaped(volume.name),
+                            label_escaped(replica.target));
+            if (replica.replicated_unix_seconds != 0) {
+                lags += fmt::format("uthin_replica_lag_seconds{} {}\n", of,
+                                    now - replica.replicated_unix_seconds);
+            }
+            failures += fmt::format("uthin_replica_failures{} {}\n", of, replica.failures);
+        }
+    }
+    return lags + failures;
 }
 
 }  // namespace
@@ -282,7 +306,7 @@ result<std::string> control_api::route_pool(const http_request& request, const s
         return to_text(encode(UTHIN_TRY(service_.grow(UTHIN_TRY(decode_grow(body))))));
     }
     if (rest == "trim") {
-        return to_text({{"discarded", UTHIN_TRY(service_.trim())}});
+        return to_text(json({{"discarded", UTHIN_TRY(service_.trim())}}));
     }
     if (rest == "check") {
         return to_text(encode(UTHIN_TRY(service_.check(UTHIN_TRY(decode_check(body))))));
@@ -341,7 +365,7 @@ result<std::string> control_api::route_volume(const http_request& request,
         deletion.name = name;
         deletion.force = UTHIN_TRY(query_flag(request, "force"));
         deletion.if_exists = UTHIN_TRY(query_flag(request, "if_exists"));
-        return to_text({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}});
+        return to_text(json({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}}));
     }
     return wrong_method();
 }
@@ -479,7 +503,8 @@ result<std::string> control_api::metrics() {
         text += fmt::format("uthin_pool_mode{{mode=\"{}\"}} {}\n", to_string(mode),
                             found.mode == to_string(mode) ? 1 : 0);
     }
-    text += volume_metrics(UTHIN_TRY(service_.list_volumes()));
+    const auto volumes = UTHIN_TRY(service_.list_volumes());
+    text += volume_metrics(volumes) + replica_metrics(volumes);
     return text + (options_.more_metrics ? options_.more_metrics() : "");
 }
 

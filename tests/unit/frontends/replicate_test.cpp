@@ -18,6 +18,13 @@ TEST(Replicate, ATargetIsADirectoryOrAHostWithOne) {
     EXPECT_EQ(remote.host, "me@host");
     EXPECT_EQ(remote.directory, "/pools/b");
     EXPECT_NE(remote.tag(), local.tag());
+    EXPECT_EQ(remote.port, "");
+    ASSERT_OK_AND_ASSIGN(const auto other, parse_replica_target("ssh://me@host:2222/pools/b", "v"));
+    EXPECT_EQ(other.host, "me@host");
+    EXPECT_EQ(other.port, "2222");
+    ASSERT_OK_AND_ASSIGN(const auto six, parse_replica_target("ssh://me@[fe80::1]:22/b", "v"));
+    EXPECT_EQ(six.host, "me@fe80::1");
+    EXPECT_EQ(six.port, "22");
     EXPECT_EQ(remote.tag(), parse_replica_target("ssh://me@host/pools/b", "v")->tag());
     EXPECT_NE(remote.tag(), parse_replica_target("ssh://me@host/pools/b", "w")->tag());
     for (const char* text :
