@@ -33,7 +33,9 @@ struct kept_memory {
     std::vector<void*> page_objects;  // each fits a page
     aligned_buffer staging;
 
-    kept_memory() { page_objects.reserve(pages_max); }
+    kept_memory() {
+        page_objects.reserve(pages_max);
+    }
     kept_memory(const kept_memory&) = delete;
     kept_memory& operator=(const kept_memory&) = delete;
     ~kept_memory() {
