@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "io/memory_device.h"
+#include "support/pool_rig.h"
 #include "support/round_trip.h"
 #include "support/temporary_directory.h"
 
@@ -16,35 +17,6 @@ namespace {
 constexpr const char* pool_uuid = "6e0bb2a6-3a0d-4d4e-9f3c-00000000f022";
 constexpr std::uint64_t metadata_blocks = 256;
 constexpr std::uint64_t data_bytes = 64ULL << 16;
-
-// A device that stays when the pool is closed.
-class lent_device final : public block_device {
-public:
-    explicit lent_device(block_device& below) : below_(below) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        return below_.read(offset, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t offset,
-                                     std::span<const std::byte> buffer) override {
-        return below_.write(offset, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return below_.discard(offset, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
-        return below_.write_zeroes(offset, length);
-    }
-    [[nodiscard]] result<void> grow(std::uint64_t size) override { return below_.grow(size); }
-
-private:
-    block_device& below_;
-};
 
 const std::string& folder() {
     static const auto made = test::temporary_directory::in_memory();
@@ -61,8 +33,8 @@ std::unique_ptr<pool_directory> opened(block_device& metadata, block_device& dat
     parts.directory = folder();
     parts.file.uuid = pool_uuid;
     parts.file.error_if_no_space = true;
-    parts.devices.metadata = std::make_unique<lent_device>(metadata);
-    parts.devices.data = std::make_unique<lent_device>(data);
+    parts.devices.metadata = std::make_unique<test::borrowed_device>(metadata);
+    parts.devices.data = std::make_unique<test::borrowed_device>(data);
     parts.names = require_ok(catalogue::open(catalogue_path(), pool_uuid, {}), "the catalogue");
     directory_options options;
     options.open_origin = [](const std::string&, bool) -> result<std::unique_ptr<block_device>> {
@@ -104,7 +76,7 @@ pool_images make_images() {
                               io::sparse_image(metadata_blocks * metadata_block_size_bytes));
     io::image_device data("data", io::sparse_image(data_bytes));
     auto formatted = require_ok(
-        pool::open(std::make_unique<lent_device>(metadata), std::make_unique<lent_device>(data),
+        pool::open(std::make_unique<test::borrowed_device>(metadata), std::make_unique<test::borrowed_device>(data),
                    {.format = true, .data_block_size_sectors = 128}, system_clock()),
         "formatting the pool of a target");
     require_ok(formatted->close(), "closing the formatted pool");
