@@ -30,19 +30,7 @@ struct kept_memory {
     static constexpr std::size_t staging_bytes = 32 * metadata_block_size_bytes;
 
     std::vector<std::unique_ptr<aligned_buffer>> pages;
-    std::vector<void*> page_objects;  // each fits a page
     aligned_buffer staging;
-
-    kept_memory() {
-        page_objects.reserve(pages_max);
-    }
-    kept_memory(const kept_memory&) = delete;
-    kept_memory& operator=(const kept_memory&) = delete;
-    ~kept_memory() {
-        for (void* const object : page_objects) {
-            ::operator delete(object);
-        }
-    }
 
     // Null once the thread's objects are gone: objects of static life are dropped after them.
     [[nodiscard]] static kept_memory* of_this_thread() {
@@ -117,26 +105,6 @@ error used_as_two_kinds(const page& cached, block_kind kind) {
 }
 
 }  // namespace
-
-void* page::operator new(std::size_t size_bytes) {
-    UTHIN_ASSERT(size_bytes == sizeof(page));
-    kept_memory* const kept = kept_memory::of_this_thread();
-    if (kept == nullptr || kept->page_objects.empty()) {
-        return ::operator new(size_bytes);
-    }
-    void* const object = kept->page_objects.back();
-    kept->page_objects.pop_back();
-    return object;
-}
-
-void page::operator delete(void* object) noexcept {
-    kept_memory* const kept = kept_memory::of_this_thread();
-    if (kept == nullptr || kept->page_objects.size() == kept_memory::pages_max) {
-        ::operator delete(object);
-        return;
-    }
-    kept->page_objects.push_back(object);
-}
 
 block_manager::block_manager(block_device& device, std::uint64_t block_count,
                              std::uint64_t cache_blocks)

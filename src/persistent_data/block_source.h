@@ -30,10 +30,6 @@ public:
           where_(where),
           kind_(kind) {}
 
-    // Each thread keeps some for its next pages (block_manager.cpp).
-    static void* operator new(std::size_t size_bytes);
-    static void operator delete(void* object) noexcept;
-
     [[nodiscard]] metadata_block where() const noexcept { return where_; }
     [[nodiscard]] block_kind kind() const noexcept { return kind_; }
     [[nodiscard]] const_block_bytes bytes() const noexcept {
