@@ -75,10 +75,11 @@ pool_images make_images() {
     io::image_device metadata("metadata",
                               io::sparse_image(metadata_blocks * metadata_block_size_bytes));
     io::image_device data("data", io::sparse_image(data_bytes));
-    auto formatted = require_ok(
-        pool::open(std::make_unique<test::borrowed_device>(metadata), std::make_unique<test::borrowed_device>(data),
-                   {.format = true, .data_block_size_sectors = 128}, system_clock()),
-        "formatting the pool of a target");
+    auto formatted =
+        require_ok(pool::open(std::make_unique<test::borrowed_device>(metadata),
+                              std::make_unique<test::borrowed_device>(data),
+                              {.format = true, .data_block_size_sectors = 128}, system_clock()),
+                   "formatting the pool of a target");
     require_ok(formatted->close(), "closing the formatted pool");
     formatted.reset();
     std::filesystem::remove(catalogue_path());
