@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/assert.h"
+#include "base/kept_by_thread.h"
 
 namespace uthin::persistent_data {
 namespace {
@@ -18,82 +19,32 @@ std::uint64_t offset_of(metadata_block where) {
     return where.value() * metadata_block_size_bytes;
 }
 
-// Memory that each thread keeps for its next pages and write-backs: a transaction drops about as
-// many pages as it makes. Fresh memory is cold, and in a heap full of pages so is what malloc looks
-// at.
-struct kept_memory {
-#if defined(__SANITIZE_ADDRESS__)
-    static constexpr std::size_t pages_max = 0;  // so that the use of a dropped page is seen
-#else
-    static constexpr std::size_t pages_max = 64;
-#endif
-    static constexpr std::size_t staging_bytes = 32 * metadata_block_size_bytes;
-
-    std::vector<std::unique_ptr<aligned_buffer>> pages;
-    aligned_buffer staging;
-
-    // Null once the thread's objects are gone: objects of static life are dropped after them.
-    [[nodiscard]] static kept_memory* of_this_thread() {
-        thread_local bool gone = false;
-        struct holder {
-            explicit holder(bool& flag) : gone_flag(flag) {}
-            ~holder() { gone_flag = true; }
-            holder(const holder&) = delete;
-            holder& operator=(const holder&) = delete;
-            bool& gone_flag;
-            kept_memory kept;
-        };
-        if (gone) {
-            return nullptr;
-        }
-        thread_local holder held(gone);
-        return &held.kept;
-    }
-
-    static void give_back(aligned_buffer* memory) {
-        std::unique_ptr<aligned_buffer> dropped(memory);
-        kept_memory* const kept = of_this_thread();
-        if (kept != nullptr && kept->pages.size() < pages_max) {
-            kept->pages.push_back(std::move(dropped));
-        }
-    }
-    // What is in it is left over from the last use.
-    [[nodiscard]] static std::shared_ptr<aligned_buffer> take_page() {
-        kept_memory* const kept = of_this_thread();
-        std::unique_ptr<aligned_buffer> memory;
-        if (kept != nullptr && !kept->pages.empty()) {
-            memory = std::move(kept->pages.back());
-            kept->pages.pop_back();
-        } else {
-            memory = std::make_unique<aligned_buffer>(metadata_block_size_bytes);
-        }
-        return {memory.release(), give_back};
-    }
-};
-
 // Its bytes are to be overwritten whole.
 block_ref make_page(metadata_block where, block_kind kind) {
-    return block_ref(new page(where, kind, kept_memory::take_page(), 0));
+    return block_ref(page::make(where, kind));
 }
 
 // For what one write-back puts together.
 class staging_area {
 public:
     explicit staging_area(std::size_t size_bytes) {
-        kept_memory* const kept = kept_memory::of_this_thread();
-        if (kept == nullptr || size_bytes > kept_memory::staging_bytes) {
+        aligned_buffer* const kept =
+            size_bytes > kept_bytes ? nullptr : kept_by_thread<aligned_buffer>();
+        if (kept == nullptr) {
             own_ = aligned_buffer(size_bytes);
             bytes_ = own_.span();
             return;
         }
-        if (kept->staging.size() == 0) {
-            kept->staging = aligned_buffer(kept_memory::staging_bytes);
+        if (kept->size() == 0) {
+            *kept = aligned_buffer(kept_bytes);
         }
-        bytes_ = kept->staging.span().first(size_bytes);
+        bytes_ = kept->span().first(size_bytes);
     }
     [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
 
 private:
+    static constexpr std::size_t kept_bytes = 32 * metadata_block_size_bytes;
+
     aligned_buffer own_;
     std::span<std::byte> bytes_;
 };
@@ -203,9 +154,27 @@ result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
 
 void block_manager::insert_clean(shard& in, const block_ref& loaded) {
     make_room(in);
-    in.entries.emplace(loaded.where().value(), entry{loaded, false});
-    in.sweep_order.push_back(loaded.where().value());
+    add(in, loaded, false);
+}
+
+void block_manager::add(shard& in, const block_ref& page, bool dirty) {
+    auto place = static_cast<std::uint32_t>(in.sweep_order.size());
+    if (in.free_places.empty()) {
+        in.sweep_order.push_back(page.where().value());
+    } else {
+        place = in.free_places.back();
+        in.free_places.pop_back();
+        in.sweep_order[place] = page.where().value();
+    }
+    in.entries.emplace(page.where().value(), entry{page, dirty, place});
     cached_count_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void block_manager::remove(shard& in, entry_map::iterator cached) {
+    in.sweep_order[cached->second.place] = no_block;
+    in.free_places.push_back(cached->second.place);
+    in.entries.erase(cached);
+    cached_count_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void block_manager::make_room(shard& in) {
@@ -213,19 +182,18 @@ void block_manager::make_room(shard& in) {
     std::size_t steps = 2 * in.sweep_order.size();
     while (in.entries.size() >= capacity && steps-- > 0 && !in.sweep_order.empty()) {
         in.sweep_at = in.sweep_at < in.sweep_order.size() ? in.sweep_at : 0;
-        const auto found = in.entries.find(in.sweep_order[in.sweep_at]);
+        const std::uint64_t number = in.sweep_order[in.sweep_at++];
+        if (number == no_block) {
+            continue;
+        }
+        const auto found = in.entries.find(number);
         UTHIN_ASSERT(found != in.entries.end());
         page* candidate = found->second.page.page_;
         // relaxed: a hint.
-        if (found->second.dirty ||
-            candidate->recently_used_.exchange(false, std::memory_order_relaxed)) {
-            ++in.sweep_at;
-            continue;
+        if (!found->second.dirty &&
+            !candidate->recently_used_.exchange(false, std::memory_order_relaxed)) {
+            remove(in, found);
         }
-        in.entries.erase(found);
-        in.sweep_order[in.sweep_at] = in.sweep_order.back();
-        in.sweep_order.pop_back();
-        cached_count_.fetch_sub(1, std::memory_order_relaxed);
     }
 }
 
@@ -320,10 +288,11 @@ void block_manager::publish() {
         if (const auto load = in.loads.find(number); load != in.loads.end()) {
             load->second.stale = true;
         }
-        const auto [at, is_new] = in.entries.insert_or_assign(number, entry{changed, true});
-        if (is_new) {
-            in.sweep_order.push_back(number);
-            cached_count_.fetch_add(1, std::memory_order_relaxed);
+        if (const auto found = in.entries.find(number); found != in.entries.end()) {
+            found->second.page = changed;
+            found->second.dirty = true;
+        } else {
+            add(in, changed, true);
         }
         dirty_.insert_or_assign(number, std::move(changed));
     }
@@ -417,6 +386,17 @@ result<void> block_manager::write_superblock(block_bytes bytes) {
     return {};
 }
 
+void block_manager::forget(std::uint64_t begin, std::uint64_t end) {
+    for (std::uint64_t number = begin; number < end; ++number) {
+        shard& in = shard_of(metadata_block(number));
+        const lock_guard guard(in.lock);
+        const auto found = in.entries.find(number);
+        if (found != in.entries.end() && !found->second.dirty) {
+            remove(in, found);
+        }
+    }
+}
+
 void block_manager::reset() {
     flush_failed_ = false;
     private_.clear();
@@ -428,6 +408,7 @@ void block_manager::reset() {
         cached_count_.fetch_sub(in.entries.size(), std::memory_order_relaxed);
         in.entries.clear();
         in.sweep_order.clear();
+        in.free_places.clear();
         in.sweep_at = 0;
         for (auto& [number, load] : in.loads) {
             load.stale = true;

@@ -64,6 +64,9 @@ public:
     [[nodiscard]] result<void> flush();
     // Writer. Checksums and writes block 0; the caller flushes before and after.
     [[nodiscard]] result<void> write_superblock(block_bytes bytes);
+    // Writer. Blocks that nobody reads any more: their clean pages make room, and memory, for
+    // others.
+    void forget(std::uint64_t begin, std::uint64_t end);
     // Writer. Forgets every page, dirty and private ones too.
     void reset();
     // Writer. The device grew.
@@ -87,10 +90,12 @@ public:
 
 private:
     static constexpr std::size_t shard_count = 16;
+    static constexpr std::uint64_t no_block = UINT64_MAX;
 
     struct entry {
         block_ref page;
         bool dirty = false;
+        std::uint32_t place = 0;  // in sweep_order
     };
     struct load_state {
         std::uint32_t readers = 0;
@@ -102,15 +107,19 @@ private:
         // Blocks being read from the device. The writer marks those that it publishes meanwhile, so
         // that older bytes are not cached.
         std::unordered_map<std::uint64_t, load_state> loads GUARDED_BY(lock);
-        // Every cached block, in the order of the eviction sweep.
+        // Every cached block in the order of the eviction sweep, no_block where one was removed.
         std::vector<std::uint64_t> sweep_order GUARDED_BY(lock);
+        std::vector<std::uint32_t> free_places GUARDED_BY(lock);
         std::size_t sweep_at GUARDED_BY(lock) = 0;
     };
 
     [[nodiscard]] shard& shard_of(metadata_block where) noexcept;
     [[nodiscard]] block_ref find_cached(metadata_block where);
     [[nodiscard]] result<block_ref> load(metadata_block where, block_kind kind);
+    using entry_map = std::unordered_map<std::uint64_t, entry>;
     void insert_clean(shard& in, const block_ref& loaded) REQUIRES(in.lock);
+    void add(shard& in, const block_ref& page, bool dirty) REQUIRES(in.lock);
+    void remove(shard& in, entry_map::iterator cached) REQUIRES(in.lock);
     void make_room(shard& in) REQUIRES(in.lock);
     [[nodiscard]] result<void> check_writable(metadata_block where) const;
     // Writes the dirty pages in [begin, end), at most write_batch_blocks of them.

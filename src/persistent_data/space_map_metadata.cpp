@@ -231,6 +231,10 @@ void space_map_metadata::committed_at(std::uint64_t transaction, bool views_live
         index_.slots[i].dirty = false;
     }
     index_.any_changed = false;
+    if (!views_live) {
+        quarantine().for_each_freed(
+            [this](std::uint64_t begin, std::uint64_t end) { tm_.blocks().forget(begin, end); });
+    }
     counts_.committed(transaction, views_live);
     allocated_since_commit_ = 0;
     exhausted_ = false;

@@ -19,6 +19,13 @@ class view_quarantine {
 public:
     // The open transaction freed `block`, which the last commit used.
     void freed(std::uint64_t block);
+    // fn(begin, end) for what the open transaction freed so far.
+    template <class Fn>
+    void for_each_freed(Fn fn) const {
+        for (const run& one : freed_now_) {
+            fn(one.begin, one.end);
+        }
+    }
     // Transaction `transaction` became durable; `views_live` says whether anybody still reads an
     // older state.
     void committed(std::uint64_t transaction, bool views_live);

@@ -98,7 +98,7 @@ result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
 }
 
 result<block_ref> mending_source::read_device(metadata_block where, block_kind kind) {
-    auto* made = new persistent_data::page(where, kind);
+    auto* made = persistent_data::page::make(where, kind);
     block_ref held(made);
     UTHIN_TRY(device_.read(where.value() * metadata_block_size_bytes, made->mutable_bytes()));
     if (auto outcome = persistent_data::check_block(kind, where, made->bytes()); !outcome) {
@@ -181,7 +181,7 @@ void mending_source::take_run(const run& read, std::span<const std::byte> bytes,
                              .first<metadata_block_size_bytes>();
         if (std::binary_search(wanted.begin(), wanted.end(), block) && !cached_.contains(block) &&
             persistent_data::check_block(kind, metadata_block(block), one)) {
-            auto* made = new persistent_data::page(metadata_block(block), kind);
+            auto* made = persistent_data::page::make(metadata_block(block), kind);
             const block_ref held(made);
             std::memcpy(made->mutable_bytes().data(), one.data(), one.size());
             keep(held);

@@ -12,6 +12,7 @@
 // Failures  As a block_source. An unreadable block is an error of this block only.
 #pragma once
 
+#include <cstring>
 #include <deque>
 #include <set>
 #include <unordered_map>
@@ -81,8 +82,9 @@ private:
 template <class Fill>
 [[nodiscard]] persistent_data::block_ref make_node(metadata_block where, bool leaf, Fill fill) {
     constexpr std::uint32_t value_size_bytes = 8;
-    auto* made = new persistent_data::page(where, persistent_data::block_kind::btree_node);
+    auto* made = persistent_data::page::make(where, persistent_data::block_kind::btree_node);
     persistent_data::block_ref held(made);
+    std::memset(made->mutable_bytes().data(), 0, metadata_block_size_bytes);
     persistent_data::node_editor node(made->mutable_bytes());
     node.init(leaf, value_size_bytes);
     fill(node);

@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "base/endian.h"
+#include "base/random.h"
 #include "io/memory_device.h"
 #include "support/matchers.h"
+#include "support/seed.h"
 
 namespace uthin::persistent_data {
 namespace {
@@ -94,6 +96,32 @@ TEST_F(BlockManager, ReadingAheadKeepsNothingThatWasReplacedMeanwhile) {
     };
     pages_.prefetch(std::span(&watched, 1), block_kind::bitmap);
     EXPECT_EQ(get(watched), 2U);
+}
+
+TEST_F(BlockManager, ForgottenPagesAreReadAgainAndDirtyOnesAreKept) {
+    put(watched, 2);
+    const std::uint64_t cached = pages_.cached_blocks();
+    pages_.forget(watched.value(), watched.value() + 1);
+    EXPECT_EQ(pages_.cached_blocks(), cached);
+    ASSERT_OK(pages_.write_dirty());
+    pages_.forget(watched.value() - 1, watched.value() + 1);
+    EXPECT_EQ(pages_.cached_blocks(), cached - 1);
+    const std::uint64_t reads = pages_.blocks_read();
+    EXPECT_EQ(get(watched), 2U);
+    EXPECT_EQ(pages_.blocks_read(), reads + 1);
+}
+
+TEST_F(BlockManager, TheSweepFindsItsWayAroundForgottenPages) {
+    random_generator random(test::seed());
+    for (int round = 0; round < 2000; ++round) {
+        const std::uint64_t block = 1 + random.below(blocks - 100);
+        if (round % 3 == 0) {
+            pages_.forget(block, block + random.below(100));
+        } else {
+            EXPECT_EQ(get(metadata_block(block)), 1U);
+        }
+        ASSERT_LE(pages_.cached_blocks(), pages_.cache_blocks());
+    }
 }
 
 TEST_F(BlockManager, AnAbortForgetsEveryPage) {

@@ -2,6 +2,7 @@
 #include "base/random.h"
 #include "support/metadata_fixture.h"
 #include "support/seed.h"
+#include "thin_metadata/checker.h"
 
 namespace uthin {
 namespace {
@@ -260,6 +261,31 @@ TEST_F(PoolMetadataModes, CacheStaysBoundedWhileAHugeTransactionGoesOn) {
         ASSERT_LE(pool_->statistics().cached_blocks, 256U + 64U);
     }
     ASSERT_OK(pool_->commit());
+}
+
+TEST_F(PoolMetadataModes, WhatCommitsFreeDoesNotStayInTheCache) {
+    ASSERT_OK(pool_->create_thin(device_id(0)));
+    thin_device* device = open_device(0);
+    map(device, 0, 100);
+    ASSERT_OK(pool_->commit());
+    const std::uint64_t cached = pool_->statistics().cached_blocks;
+    for (std::uint64_t i = 0; i < 200; ++i) {
+        map(device, 100 + i, 1);
+        ASSERT_OK(pool_->commit());
+    }
+    EXPECT_LE(pool_->statistics().cached_blocks, cached + 4);
+    // What a view reads is not dropped under it.
+    ASSERT_OK_AND_ASSIGN(const auto view, pool_->create_view());
+    const auto reads_of_a_check = [&] {
+        const std::uint64_t before = pool_->statistics().blocks_read;
+        const auto report = thin_metadata::check_metadata(*view, {});
+        EXPECT_TRUE(report && report->mapped_blocks == 300U);
+        return pool_->statistics().blocks_read - before;
+    };
+    const std::uint64_t reads = reads_of_a_check();
+    map(device, 400, 1);
+    ASSERT_OK(pool_->commit());
+    EXPECT_LE(reads_of_a_check(), reads);
 }
 
 // ---- failing devices and the superblock
