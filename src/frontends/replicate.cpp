@@ -281,7 +281,9 @@ private:
                                          const std::string& snapshot) {
         auto child = UTHIN_TRY(child_process::start(
             command({"receive", there(target_.volume), "--snapshot", snapshot, "--replica-of",
-                     source_.uuid, "--snapshot-label", hold_label(target_) + "=replication"})));
+                     source_.uuid, "--snapshot-label", hold_label(target_) + "=replication",
+                     // A line that fell silent ends nothing there by itself.
+                     "--stall-timeout", fmt::format("{}ms", options_.stall_timeout.count())})));
         child_sink sink(child, options_.stall_timeout);
         replication::rate_limit limited(sink, options_.rate_bytes_per_second, system_clock());
         auto sent = replication::send_snapshot(pool_, request,

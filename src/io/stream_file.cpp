@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,6 +20,28 @@ std::unexpected<error> failed(const std::string& path, std::string_view what) {
     const int os_errno = errno;
     return system_failure(
         os_errno, fmt::format("{}: {}: {}", path, what, std::generic_category().message(os_errno)));
+}
+
+// `before_each` may refuse.
+template <class Before>
+result<std::size_t> read_all(int descriptor, const std::string& name, std::span<std::byte> buffer,
+                             Before before_each) {
+    std::size_t done = 0;
+    while (done < buffer.size()) {
+        UTHIN_TRY(before_each());
+        const ssize_t count = ::read(descriptor, buffer.data() + done, buffer.size() - done);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count < 0) {
+            return failed(name, "cannot read");
+        }
+        if (count == 0) {
+            break;
+        }
+        done += static_cast<std::size_t>(count);
+    }
+    return done;
 }
 
 }  // namespace
@@ -84,21 +107,30 @@ file_reader::~file_reader() {
 }
 
 result<std::size_t> file_reader::read(std::span<std::byte> buffer) {
-    std::size_t done = 0;
-    while (done < buffer.size()) {
-        const ssize_t count = ::read(descriptor_, buffer.data() + done, buffer.size() - done);
-        if (count < 0 && errno == EINTR) {
-            continue;
+    return read_all(descriptor_, path_, buffer, [] { return result<void>(); });
+}
+
+result<std::size_t> pipe_reader::read(std::span<std::byte> buffer) const {
+    return read_all(descriptor_, name_, buffer, [this] { return wait(); });
+}
+
+result<void> pipe_reader::wait() const {
+    const bool forever = stall_timeout_.count() == 0;
+    pollfd input = {descriptor_, POLLIN, 0};
+    while (true) {
+        const int ready =
+            ::poll(&input, 1, forever ? -1 : static_cast<int>(stall_timeout_.count()));
+        if (ready == 0) {
+            return fail(error_code::cancelled,
+                        fmt::format("{}: nothing came for {} ms", name_, stall_timeout_.count()));
         }
-        if (count < 0) {
-            return failed(path_, "cannot read");
+        if (ready > 0) {
+            return {};
         }
-        if (count == 0) {
-            break;
+        if (errno != EINTR) {
+            return failed(name_, "cannot wait");
         }
-        done += static_cast<std::size_t>(count);
     }
-    return done;
 }
 
 }  // namespace uthin::io

@@ -1,4 +1,4 @@
-// Large files that are written once, front to back, and read the same way.
+// Large files that are written once, front to back, and read the same way; pipes.
 //
 // Invariants
 //   SF1  After a power cut at any moment a file that was not published is not there under its name;
@@ -7,6 +7,7 @@
 // Failures  As durable_file.h.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -52,6 +53,24 @@ private:
         : path_(std::move(path)), descriptor_(descriptor) {}
     std::string path_;
     int descriptor_ = -1;
+};
+
+// What another program writes into a pipe of ours.
+class pipe_reader {
+public:
+    // `descriptor` stays the caller's, `name` is for errors. `stall_timeout`: how long nothing may
+    // come; 0: as long as it likes.
+    pipe_reader(int descriptor, std::string name, std::chrono::milliseconds stall_timeout)
+        : descriptor_(descriptor), name_(std::move(name)), stall_timeout_(stall_timeout) {}
+
+    // Fewer than asked for only at the end. cancelled after a stall.
+    [[nodiscard]] result<std::size_t> read(std::span<std::byte> buffer) const;
+
+private:
+    [[nodiscard]] result<void> wait() const;
+    int descriptor_;
+    std::string name_;
+    std::chrono::milliseconds stall_timeout_;
 };
 
 }  // namespace uthin::io

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "frontends/control/codec.h"
+#include "io/stream_file.h"
 #include "pool/pool_file.h"
 #include "replication/rate_limit.h"
 #include "replication/receiver.h"
@@ -105,11 +106,12 @@ public:
 
 class standard_input final : public replication::byte_source {
 public:
-    result<std::size_t> read(std::span<std::byte> buffer) override {
-        const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), stdin);
-        return std::ferror(stdin) == 0 ? result<std::size_t>(count)
-                                       : stream_failed("standard input");
-    }
+    explicit standard_input(std::chrono::milliseconds stall_timeout)
+        : pipe_(STDIN_FILENO, "standard input", stall_timeout) {}
+    result<std::size_t> read(std::span<std::byte> buffer) override { return pipe_.read(buffer); }
+
+private:
+    io::pipe_reader pipe_;
 };
 
 struct send_arguments {
@@ -186,6 +188,7 @@ struct receive_arguments {
     std::string path;
     std::string snapshot;
     bool discard_partial = false;
+    std::string stall_timeout = "0s";
     std::string replica_of;
     std::string base;
     std::uint64_t size_bytes = 0;
@@ -225,7 +228,8 @@ result<void> receive(const command_line& line, pool_service& pool, const volume_
     request.broke_off = [&](const std::string& text) { token = text; };
     request.begun = [&](std::uint64_t size_bytes) { progress.emplace("receiving", size_bytes); };
     request.progress = [&](std::uint64_t position_bytes) { progress->show(position_bytes); };
-    standard_input in;
+    standard_input in(std::chrono::duration_cast<std::chrono::milliseconds>(
+        UTHIN_TRY(parse_duration(given.stall_timeout))));
     auto received = replication::receive_stream(pool, request, in);
     progress.reset();
     const replication::receive_reply reply = UTHIN_TRY(std::move(received));
@@ -288,6 +292,10 @@ void add_receive(CLI::App& app, command_line& line) {
         ->transform(as_size());
     command->add_flag("--discard-partial", given->discard_partial,
                       "keep nothing of a stream that breaks off, and print no token");
+    command
+        ->add_option("--stall-timeout", given->stall_timeout,
+                     "how long nothing may come before the stream counts as broken off; 0s: always")
+        ->capture_default_str();
     command->callback(
         [&line, given] { line.action = [&line, given] { return run_receive(line, *given); }; });
 }

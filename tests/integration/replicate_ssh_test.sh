@@ -75,6 +75,44 @@ start_sshd
 replicate > /dev/null
 expect_equal "bytes" "$(sum "$a/v")" "$(sum "$b/v")"
 expect_equal "snapshots there" 1 "$(count "$b")"
+# Signals the processes of the one connection that there is.
+signal_session() { # SIGNAL
+    local session
+    session=$(ps -o pid= --ppid "$sshd_pid" | head -n 1)
+    [ -n "$session" ] || fail "there is no connection"
+    # shellcheck disable=SC2009,SC2046
+    kill "-$1" $(ps -eo pid=,ppid=,comm= | awk -v of="$session" '$3 ~ /^sshd/ && ($1 == of || $2 == of) { print $1 }')
+}
+broken_round() { # SIGNAL REPLICATE-OPTIONS: a round that ends badly after its connection got SIGNAL
+    local round
+    head -c 6M /dev/urandom | "$uthin" write "$a/v" --offset 4M
+    replicate --rate-limit 1M "${@:2}" > /dev/null 2> "$work/cut.err" &
+    round=$!
+    pids+=("$round")
+    for _ in $(seq 300); do
+        # shellcheck disable=SC2009
+        if ps -eo args= | grep -q "^[^ ]*/uthin receive $b/v "; then break; fi
+        sleep 0.1
+    done
+    sleep 1 # of the six that the stream takes
+    signal_session "$1"
+    if join "$round"; then fail "a round ended well although its connection did not"; fi
+}
+echo "a connection that is cut in the middle"
+before=$(sum "$b/v")
+broken_round KILL
+expect_equal "bytes there" "$before" "$(sum "$b/v")"
+replicate > /dev/null
+expect_equal "bytes" "$(sum "$a/v")" "$(sum "$b/v")"
+echo "one that falls silent"
+broken_round STOP --stall-timeout 3s
+for _ in $(seq 20); do # its receiver gives up by itself
+    if replicate > /dev/null 2> "$work/again.err"; then break; fi
+    sleep 0.5
+done
+expect_equal "bytes" "$(sum "$a/v")" "$(sum "$b/v")"
+expect_equal "snapshots there" 1 "$(count "$b")"
+signal_session KILL
 expect_failure 1 "not valid" "$uthin" replicate "$a/v" "ssh://127.0.0.1:x$b" --once
 for pool in "$a" "$b"; do judge_pool "$pool"; done
 echo "ok"

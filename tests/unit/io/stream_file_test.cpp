@@ -2,9 +2,11 @@
 #include "io/stream_file.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <utility>
 #include <vector>
 
 #include "support/matchers.h"
@@ -46,6 +48,51 @@ TEST(StreamFile, LeavesNothingWhenItIsNotPublished) {
     EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
     EXPECT_THAT(file_reader::open(path), HasCode(error_code::not_found));
     EXPECT_THAT(new_file::create(folder.path() / "no" / "file"), HasCode(error_code::not_found));
+}
+
+// A pipe whose writing end is closed when it is let go.
+struct test_pipe {
+    test_pipe() {
+        int both[2] = {-1, -1};
+        EXPECT_EQ(::pipe(both), 0);
+        read_end = both[0];
+        write_end = both[1];
+    }
+    test_pipe(const test_pipe&) = delete;
+    test_pipe& operator=(const test_pipe&) = delete;
+    ~test_pipe() {
+        ::close(read_end);
+        close_write_end();
+    }
+    void close_write_end() {
+        if (write_end >= 0) {
+            ::close(std::exchange(write_end, -1));
+        }
+    }
+    int read_end = -1;
+    int write_end = -1;
+};
+
+TEST(PipeReader, GivesAllThatComesAndThenTheEnd) {
+    test_pipe pipe;
+    ASSERT_EQ(::write(pipe.write_end, "abcde", 5), 5);
+    pipe.close_write_end();
+    const pipe_reader reader(pipe.read_end, "pipe", std::chrono::milliseconds(5000));
+    std::vector<std::byte> bytes(3);
+    EXPECT_EQ(reader.read(bytes).value(), 3U);
+    EXPECT_EQ(bytes[2], std::byte{'c'});
+    EXPECT_EQ(reader.read(bytes).value(), 2U);
+    EXPECT_EQ(reader.read(bytes).value(), 0U);
+}
+
+TEST(PipeReader, GivesUpAWriterThatFellSilent) {
+    const test_pipe pipe;
+    ASSERT_EQ(::write(pipe.write_end, "ab", 2), 2);
+    const pipe_reader reader(pipe.read_end, "the other side", std::chrono::milliseconds(20));
+    std::vector<std::byte> bytes(3);
+    const auto outcome = reader.read(bytes);
+    EXPECT_THAT(outcome, HasCode(error_code::cancelled));
+    EXPECT_EQ(outcome.error().message(), "the other side: nothing came for 20 ms");
 }
 
 }  // namespace
