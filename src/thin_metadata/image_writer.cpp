@@ -20,6 +20,8 @@ using persistent_data::node_view;
 
 namespace {
 
+constexpr std::size_t blocks_of_a_piece = 256;
+
 struct node_page {
     node_page() : memory(metadata_block_size_bytes) {}
     [[nodiscard]] block_bytes bytes() noexcept {
@@ -110,7 +112,7 @@ image_writer::image_writer(block_device& device, std::uint64_t block_count, free
     : device_(device),
       counts_(block_count),
       is_free_(std::move(is_free)),
-      staged_(staged_blocks_max * metadata_block_size_bytes) {
+      writes_(device, blocks_of_a_piece * metadata_block_size_bytes) {
 }
 
 result<metadata_block> image_writer::allocate() {
@@ -127,39 +129,15 @@ result<metadata_block> image_writer::allocate() {
 
 result<void> image_writer::write(metadata_block where, block_kind kind, block_bytes bytes) {
     persistent_data::prepare_block(kind, where, bytes);
-    const bool goes_on = staged_count_ != 0 && staged_count_ < staged_blocks_max &&
-                         staged_begin_ + staged_count_ == where.value();
-    if (!goes_on) {
-        UTHIN_TRY(write_staged());
-        staged_begin_ = where.value();
-    }
-    std::memcpy(staged_.data() + staged_count_ * metadata_block_size_bytes, bytes.data(),
-                metadata_block_size_bytes);
-    ++staged_count_;
-    return {};
-}
-
-result<void> image_writer::write_staged() {
-    const std::size_t count = std::exchange(staged_count_, 0);
-    if (count == 0) {
-        return {};
-    }
-    return device_.write(staged_begin_ * metadata_block_size_bytes,
-                         staged_.span().first(count * metadata_block_size_bytes));
+    return writes_.write(where.value() * metadata_block_size_bytes, bytes);
 }
 
 result<void> image_writer::read_back(metadata_block where, block_bytes bytes) {
-    const std::uint64_t index = where.value() - staged_begin_;
-    if (where.value() >= staged_begin_ && index < staged_count_) {
-        std::memcpy(bytes.data(), staged_.data() + index * metadata_block_size_bytes,
-                    metadata_block_size_bytes);
-        return {};
-    }
-    return device_.read(where.value() * metadata_block_size_bytes, bytes);
+    return writes_.read(where.value() * metadata_block_size_bytes, bytes);
 }
 
 result<void> image_writer::flush() {
-    UTHIN_TRY(write_staged());
+    UTHIN_TRY(writes_.finish());
     return device_.flush();
 }
 

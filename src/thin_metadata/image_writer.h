@@ -4,7 +4,8 @@
 //
 // Invariants
 //   IW1  Nothing in use (as `is_free` says) is written over; the superblock is the caller's.
-//   IW2  Memory: one byte for each block with a count, in pages, and two open leaves.
+//   IW2  Memory: one byte for each block with a count, in pages, two open leaves, and up to four
+//        pieces of 1 MiB on their way.
 // Threads   One.
 // Failures  no_metadata_space when the device is full; those of the device.
 // Source    docs/format.md 4, 7 and 8.
@@ -17,6 +18,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/paged_array.h"
+#include "io/write_behind.h"
 #include "persistent_data/btree_node.h"
 #include "persistent_data/space_map.h"
 #include "uthin/block_device.h"
@@ -64,7 +66,8 @@ public:
 
     // A block with a count of 1.
     [[nodiscard]] result<metadata_block> allocate();
-    // Sets own number and checksum and puts the block on its way.
+    // Sets own number and checksum and puts the block on its way: it is written while the caller
+    // goes on, and the error of an earlier block may come back.
     [[nodiscard]] result<void> write(metadata_block where, persistent_data::block_kind kind,
                                      persistent_data::block_bytes bytes);
     // What was written; not checked again.
@@ -78,9 +81,6 @@ public:
     [[nodiscard]] result<persistent_data::disk_space_map_root> write_metadata_space_map();
 
 private:
-    static constexpr std::size_t staged_blocks_max = 256;
-
-    [[nodiscard]] result<void> write_staged();
     [[nodiscard]] result<metadata_block> write_overflow(const count_array& counts);
     [[nodiscard]] result<persistent_data::disk_index_entry> write_bitmap(const count_array& counts,
                                                                          std::uint64_t first,
@@ -90,9 +90,7 @@ private:
     count_array counts_;
     free_test is_free_;
     std::uint64_t next_ = 1;
-    aligned_buffer staged_;
-    std::uint64_t staged_begin_ = 0;
-    std::size_t staged_count_ = 0;
+    io::write_behind writes_;
 };
 
 // Packs ascending entries into leaves, the last two balanced.
