@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/assert.h"
@@ -33,15 +34,26 @@ result<void> write_behind::write(std::uint64_t offset_bytes, std::span<const std
         UTHIN_TRY(hand_over());
     }
     piece& into = filling();
-    if (into.buffer.size() == 0) {
-        into.buffer = aligned_buffer(piece_bytes_);
-    }
+    make_room(into, bytes.size());
     if (into.used_bytes == 0) {
         into.offset_bytes = offset_bytes;
     }
     std::memcpy(into.buffer.data() + into.used_bytes, bytes.data(), bytes.size());
     into.used_bytes += bytes.size();
     return {};
+}
+
+// A small image does not touch a whole piece.
+void write_behind::make_room(piece& into, std::size_t more_bytes) const {
+    const std::size_t wanted_bytes = into.used_bytes + more_bytes;
+    if (wanted_bytes <= into.buffer.size()) {
+        return;
+    }
+    aligned_buffer larger(std::min(piece_bytes_, std::max(wanted_bytes, 16 * into.buffer.size())));
+    if (into.used_bytes != 0) {
+        std::memcpy(larger.data(), into.buffer.data(), into.used_bytes);
+    }
+    into.buffer = std::move(larger);
 }
 
 result<void> write_behind::read(std::uint64_t offset_bytes, std::span<std::byte> bytes) {

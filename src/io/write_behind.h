@@ -45,6 +45,7 @@ private:
     };
 
     [[nodiscard]] piece& filling() noexcept { return pieces_[begun_ % piece_count]; }
+    void make_room(piece& into, std::size_t more_bytes) const;
     [[nodiscard]] result<void> hand_over();
     void write_pieces();
     [[nodiscard]] result<void> write_some(std::uint64_t begin, std::uint64_t end);

@@ -20,7 +20,7 @@ constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;
 constexpr std::size_t checksum_bits = 32;
 constexpr std::size_t block_bits = std::size_t{8} * metadata_block_size_bytes;
 constexpr std::size_t own_number_offset = 8;
-constexpr std::size_t buffer_blocks = 256;
+constexpr std::size_t buffer_blocks_max = 256;
 
 void flip(block_bytes bytes, std::size_t bit) {
     bytes[bit / 8] ^= std::byte{1} << bit % 8;
@@ -65,8 +65,7 @@ mending_source::mending_source(block_device& device, std::uint64_t block_count,
     : device_(device),
       block_count_(block_count),
       cache_blocks_(cache_blocks),
-      correct_bits_(correct_bits),
-      buffer_(buffer_blocks * metadata_block_size_bytes) {
+      correct_bits_(correct_bits) {
 }
 
 result<block_ref> mending_source::read(metadata_block where, block_kind kind) {
@@ -134,13 +133,26 @@ std::vector<mending_source::run> mending_source::runs_of(
     std::vector<run> runs;
     for (const std::uint64_t block : missing) {
         if (!runs.empty() && block - runs.back().end < hole_max &&
-            block - runs.back().begin < buffer_blocks) {
+            block - runs.back().begin < buffer_blocks_max) {
             runs.back().end = block + 1;
         } else {
             runs.push_back({.begin = block, .end = block + 1});
         }
     }
     return runs;
+}
+
+// Small metadata does not touch a whole MiB.
+void mending_source::make_buffer(std::span<const run> runs) {
+    std::uint64_t blocks = 0;
+    for (const run& one : runs) {
+        blocks += one.end - one.begin;
+    }
+    const std::size_t wanted_bytes =
+        std::min<std::uint64_t>(blocks, buffer_blocks_max) * metadata_block_size_bytes;
+    if (wanted_bytes > buffer_.size()) {
+        buffer_ = aligned_buffer(wanted_bytes);
+    }
 }
 
 void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind kind) {
@@ -150,6 +162,7 @@ void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind
         wanted.push_back(block.value());
     }
     std::sort(wanted.begin(), wanted.end());
+    make_buffer(runs);
     std::size_t next = 0;
     while (next < runs.size()) {
         std::vector<io_op> ops;

@@ -56,6 +56,7 @@ private:
         std::uint64_t end = 0;
     };
     [[nodiscard]] std::vector<run> runs_of(std::span<const metadata_block> blocks) const;
+    void make_buffer(std::span<const run> runs);
     void take_run(const run& read, std::span<const std::byte> bytes,
                   std::span<const std::uint64_t> wanted, persistent_data::block_kind kind);
     [[nodiscard]] result<persistent_data::block_ref> read_device(metadata_block where,
