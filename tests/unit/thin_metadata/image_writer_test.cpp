@@ -77,7 +77,7 @@ TEST(ImageWriter, GivesBackWhatItWroteBeforeAndAfterTheFlush) {
     const block_bytes bytes(page.data(), metadata_block_size_bytes);
     // Not in one run, and more than are collected at a time.
     std::vector<std::uint64_t> places;
-    for (std::uint64_t place = 1; place < device_blocks; place += place % 50 == 0 ? 7 : 1) {
+    for (std::uint64_t place = 1; place < device_blocks; place += place % 50 == 0 ? 7U : 1U) {
         places.push_back(place);
         store_le(page.data() + 512, place);
         ASSERT_OK(f.writer.write(metadata_block(place), block_kind::bitmap, bytes));
