@@ -7,7 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <utility>
 
@@ -32,6 +34,10 @@ result<std::pair<descriptor, descriptor>> make_pipe() {
 
 void do_not_wait(const descriptor& number) {
     ::fcntl(number.get(), F_SETFL, ::fcntl(number.get(), F_GETFL) | O_NONBLOCK);
+}
+
+int poll_timeout(std::chrono::milliseconds timeout) {
+    return static_cast<int>(std::min<std::int64_t>(timeout.count(), INT_MAX));
 }
 
 std::string last_line(std::string text) {
@@ -146,7 +152,7 @@ result<void> child_process::write(std::span<const std::byte> bytes,
             return fail(error_code::io_error, "the receiver has ended", errno);
         }
         pollfd waits[2] = {{input_.get(), POLLOUT, 0}, {from_child_.get(), POLLIN, 0}};
-        const int ready = ::poll(waits, 2, static_cast<int>(stall_timeout.count()));
+        const int ready = ::poll(waits, 2, poll_timeout(stall_timeout));
         if (ready == 0) {
             return fail(error_code::cancelled,
                         fmt::format("the receiver took nothing for {} ms", stall_timeout.count()));
@@ -163,7 +169,7 @@ result<std::string> child_process::finish(std::chrono::milliseconds stall_timeou
     input_ = descriptor();
     while (take_output()) {
         pollfd wait = {from_child_.get(), POLLIN, 0};
-        if (::poll(&wait, 1, static_cast<int>(stall_timeout.count())) == 0) {
+        if (::poll(&wait, 1, poll_timeout(stall_timeout)) == 0) {
             return fail(
                 error_code::cancelled,
                 fmt::format("the other program said nothing for {} ms", stall_timeout.count()));

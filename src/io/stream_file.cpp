@@ -5,7 +5,9 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <system_error>
 
 #include "base/result.h"
@@ -115,11 +117,13 @@ result<std::size_t> pipe_reader::read(std::span<std::byte> buffer) const {
 }
 
 result<void> pipe_reader::wait() const {
-    const bool forever = stall_timeout_.count() == 0;
+    const int timeout_ms =
+        stall_timeout_.count() == 0
+            ? -1
+            : static_cast<int>(std::min<std::int64_t>(stall_timeout_.count(), INT_MAX));
     pollfd input = {descriptor_, POLLIN, 0};
     while (true) {
-        const int ready =
-            ::poll(&input, 1, forever ? -1 : static_cast<int>(stall_timeout_.count()));
+        const int ready = ::poll(&input, 1, timeout_ms);
         if (ready == 0) {
             return fail(error_code::cancelled,
                         fmt::format("{}: nothing came for {} ms", name_, stall_timeout_.count()));

@@ -25,6 +25,7 @@ write_behind::~write_behind() {
 
 result<void> write_behind::write(std::uint64_t offset_bytes, std::span<const std::byte> bytes) {
     UTHIN_ASSERT(bytes.size() <= piece_bytes_);
+    UTHIN_TRY(told_);
     const piece& last = filling();
     const bool goes_on = last.offset_bytes + last.used_bytes == offset_bytes &&
                          last.used_bytes + bytes.size() <= piece_bytes_;
@@ -57,6 +58,7 @@ void write_behind::make_room(piece& into, std::size_t more_bytes) const {
 }
 
 result<void> write_behind::read(std::uint64_t offset_bytes, std::span<std::byte> bytes) {
+    UTHIN_TRY(told_);
     // A piece keeps its bytes until it is filled anew, and it is written before that.
     for (std::size_t back = 0; back < std::min<std::uint64_t>(piece_count, begun_ + 1); ++back) {
         const piece& from = pieces_[(begun_ - back) % piece_count];
@@ -71,6 +73,7 @@ result<void> write_behind::read(std::uint64_t offset_bytes, std::span<std::byte>
 }
 
 result<void> write_behind::finish() {
+    UTHIN_TRY(told_);
     if (filling().used_bytes != 0) {
         UTHIN_TRY(hand_over());
     }
@@ -78,17 +81,19 @@ result<void> write_behind::finish() {
     while (written_ != handed_over_) {
         changed_.wait(lock_);
     }
-    return outcome_;
+    told_ = outcome_;
+    return told_;
 }
 
 result<void> write_behind::hand_over() {
     if (!threaded_) {
         auto done = write_some(begun_, begun_ + 1);
         const lock_guard held(lock_);
-        outcome_ = outcome_ ? done : outcome_;
+        outcome_ = std::move(done);
         written_ = handed_over_ = ++begun_;
         filling().used_bytes = 0;
-        return outcome_;
+        told_ = outcome_;
+        return told_;
     }
     const lock_guard held(lock_);
     handed_over_ = ++begun_;
@@ -97,7 +102,8 @@ result<void> write_behind::hand_over() {
         changed_.wait(lock_);
     }
     filling().used_bytes = 0;
-    return outcome_;
+    told_ = outcome_;
+    return told_;
 }
 
 void write_behind::write_pieces() {

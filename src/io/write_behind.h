@@ -5,8 +5,10 @@
 //   WB1  Writes of the same bytes reach the device in the order of the calls.
 //   WB2  At most piece_count pieces are in memory; whoever fills them faster waits.
 // Threads   One; the device is used by another one meanwhile.
-// Failures  The first failed write is what every later call returns; later pieces are not written.
-//           Durable is only what the caller flushes after finish().
+// Failures  A failed write comes back from finish(), or from an earlier call if it is known by
+// then;
+//           from then on every call returns it, and nothing more is written. Durable is only what
+//           the caller flushes after finish().
 #pragma once
 
 #include <array>
@@ -30,7 +32,8 @@ public:
     write_behind& operator=(const write_behind&) = delete;
 
     [[nodiscard]] result<void> write(std::uint64_t offset_bytes, std::span<const std::byte> bytes);
-    // What was written there, whether the device has it yet or not.
+    // What was written there, whether the device has it yet or not. A range that is not one write()
+    // or part of one may come from the device as it was.
     [[nodiscard]] result<void> read(std::uint64_t offset_bytes, std::span<std::byte> bytes);
     // The device has everything.
     [[nodiscard]] result<void> finish();
@@ -56,6 +59,7 @@ private:
     std::array<piece, piece_count> pieces_;
     std::uint64_t begun_ = 0;  // the caller's copy of handed_over_
     bool threaded_ = false;
+    result<void> told_;  // of outcome_, what the caller was told
     mutex lock_;
     condition changed_;
     std::uint64_t handed_over_ GUARDED_BY(lock_) = 0;

@@ -28,22 +28,24 @@ block_ref make_page(metadata_block where, block_kind kind) {
 class staging_area {
 public:
     explicit staging_area(std::size_t size_bytes) {
-        aligned_buffer* const kept =
-            size_bytes > kept_bytes ? nullptr : kept_by_thread<aligned_buffer>();
+        kept_area* const kept = size_bytes > kept_bytes ? nullptr : kept_by_thread<kept_area>();
         if (kept == nullptr) {
             own_ = aligned_buffer(size_bytes);
             bytes_ = own_.span();
             return;
         }
-        if (kept->size() == 0) {
-            *kept = aligned_buffer(kept_bytes);
+        if (kept->memory.size() == 0) {
+            kept->memory = aligned_buffer(kept_bytes);
         }
-        bytes_ = kept->span().first(size_bytes);
+        bytes_ = kept->memory.span().first(size_bytes);
     }
     [[nodiscard]] std::span<std::byte> bytes() const noexcept { return bytes_; }
 
 private:
     static constexpr std::size_t kept_bytes = 32 * metadata_block_size_bytes;
+    struct kept_area {
+        aligned_buffer memory;
+    };
 
     aligned_buffer own_;
     std::span<std::byte> bytes_;
@@ -127,6 +129,13 @@ result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
     while (true) {
         {
             const lock_guard guard(in.lock);
+            // Published since the caller looked: what the device has may be older, or half written.
+            if (const auto found = in.entries.find(where.value()); found != in.entries.end()) {
+                if (found->second.page.get()->kind() != kind) {
+                    return std::unexpected(used_as_two_kinds(*found->second.page.get(), kind));
+                }
+                return found->second.page;
+            }
             ++in.loads[where.value()].readers;
         }
         result<block_ref> fresh = read_uncached(where, kind);
@@ -179,6 +188,15 @@ void block_manager::remove(shard& in, entry_map::iterator cached) {
 
 void block_manager::make_room(shard& in) {
     const std::size_t capacity = cache_blocks_ / shard_count;
+    // What one large transaction left behind: the sweep would look at all its places each time.
+    if (in.free_places.size() > in.entries.size() + capacity) {
+        in.sweep_order.clear();
+        in.free_places.clear();
+        for (auto& [number, cached] : in.entries) {
+            cached.place = static_cast<std::uint32_t>(in.sweep_order.size());
+            in.sweep_order.push_back(number);
+        }
+    }
     std::size_t steps = 2 * in.sweep_order.size();
     while (in.entries.size() >= capacity && steps-- > 0 && !in.sweep_order.empty()) {
         in.sweep_at = in.sweep_at < in.sweep_order.size() ? in.sweep_at : 0;

@@ -1,6 +1,6 @@
 #include "persistent_data/page.h"
 
-#include <vector>
+#include <array>
 
 #include "base/kept_by_thread.h"
 
@@ -16,22 +16,28 @@ struct kept_pages {
     static constexpr std::size_t count_max = 64;
 #endif
 
-    kept_pages() {
-        pages.reserve(count_max);
+    kept_pages() = default;
+    kept_pages(const kept_pages&) = delete;
+    kept_pages& operator=(const kept_pages&) = delete;
+    ~kept_pages() {
+        while (count != 0) {
+            delete pages[--count];
+        }
     }
 
-    std::vector<std::unique_ptr<page>> pages;
+    // No vector: dropping a page never allocates.
+    std::array<page*, 64> pages{};
+    std::size_t count = 0;
 };
 
 }  // namespace
 
 page* page::make(metadata_block where, block_kind kind) {
     kept_pages* const kept = kept_by_thread<kept_pages>();
-    if (kept == nullptr || kept->pages.empty()) {
+    if (kept == nullptr || kept->count == 0) {
         return new page(where, kind);
     }
-    page* const made = kept->pages.back().release();
-    kept->pages.pop_back();
+    page* const made = kept->pages[--kept->count];
     made->where_ = where;
     made->kind_ = kind;
     // relaxed: nobody else knows this page.
@@ -40,14 +46,12 @@ page* page::make(metadata_block where, block_kind kind) {
 }
 
 void page::drop(page* dropped) noexcept {
-    std::unique_ptr<page> owned(dropped);
-    if (owned->shared_ != nullptr) {
+    kept_pages* const kept = kept_by_thread<kept_pages>();
+    if (dropped->shared_ != nullptr || kept == nullptr || kept->count >= kept_pages::count_max) {
+        delete dropped;
         return;
     }
-    kept_pages* const kept = kept_by_thread<kept_pages>();
-    if (kept != nullptr && kept->pages.size() < kept_pages::count_max) {
-        kept->pages.push_back(std::move(owned));
-    }
+    kept->pages[kept->count++] = dropped;
 }
 
 }  // namespace uthin::persistent_data

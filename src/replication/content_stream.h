@@ -41,6 +41,8 @@ public:
     // The range reads as zeros.
     [[nodiscard]] virtual result<void> zeros(std::uint64_t offset_bytes,
                                              std::uint64_t length_bytes) = 0;
+    // All in front of it was told of; what was not reads as in the base, or as zeros.
+    [[nodiscard]] virtual result<void> reached(std::uint64_t /*offset_bytes*/) { return {}; }
     [[nodiscard]] virtual result<void> end() = 0;
 };
 

@@ -7,6 +7,17 @@
 namespace uthin::replication {
 
 result<void> rate_limit::write(std::span<const std::byte> bytes) {
+    // Not a whole record after a long pause: whoever reads could take that for a dead line.
+    const std::size_t slice_bytes = std::max<std::uint64_t>(bytes_per_second_ / 10, 1);
+    while (!bytes.empty()) {
+        const std::size_t count = std::min(bytes.size(), slice_bytes);
+        UTHIN_TRY(write_slice(bytes.first(count)));
+        bytes = bytes.subspan(count);
+    }
+    return {};
+}
+
+result<void> rate_limit::write_slice(std::span<const std::byte> bytes) {
     constexpr std::chrono::milliseconds burst{100};
     constexpr double nanoseconds = 1e9;
     const std::chrono::nanoseconds now = time_.monotonic();

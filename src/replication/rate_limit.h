@@ -2,7 +2,7 @@
 //
 // Invariants
 //   RL1  In any span of t seconds at most rate * t bytes pass, and those of one burst: what a tenth
-//        of a second carries, but at least one write.
+//        of a second carries, but at least one byte.
 // Threads   One.
 // Failures  Those of the sink behind it.
 #pragma once
@@ -24,6 +24,8 @@ public:
     [[nodiscard]] result<void> write(std::span<const std::byte> bytes) override;
 
 private:
+    [[nodiscard]] result<void> write_slice(std::span<const std::byte> bytes);
+
     byte_sink& sink_;
     const std::uint64_t bytes_per_second_;
     clock& time_;

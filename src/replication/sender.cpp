@@ -180,6 +180,7 @@ private:
             UTHIN_TRY(data_.read(begin, buffer_.span().first(count)));
             UTHIN_TRY(send_piece(begin, buffer_.span().first(count)));
             begin += count;
+            UTHIN_TRY(writer_.reached(begin));
             UTHIN_TRY(made_.renew());
             if (request_.progress) {
                 request_.progress(begin);

@@ -2,6 +2,7 @@
 
 #include <zstd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/result.h"
@@ -24,6 +25,7 @@ result<stream_writer> stream_writer::begin(byte_sink& sink, const stream_header&
     UTHIN_TRY(writer.put(std::as_bytes(std::span(&preamble, 1))));
     UTHIN_TRY(writer.record(record_kind::begin, 0, 0, 0, encode_header(header)));
     writer.position_bytes_ = header.start_bytes;
+    writer.told_bytes_ = header.start_bytes;
     return writer;
 }
 
@@ -44,6 +46,7 @@ result<void> stream_writer::record(record_kind kind, std::uint16_t flags,
     header.length_bytes = length_bytes;
     header.payload_bytes = static_cast<std::uint32_t>(payload.size());
     header.crc = record_crc(header, payload);
+    told_bytes_ = position_bytes_;
     UTHIN_TRY(put(std::as_bytes(std::span(&header, 1))));
     return payload.empty() ? result<void>() : put(payload);
 }
@@ -94,6 +97,15 @@ result<void> stream_writer::flush_zeros() {
     const std::uint64_t offset_bytes = std::exchange(zeros_begin_, zeros_end_);
     zero_bytes_ += length_bytes;
     return record(record_kind::zero, 0, offset_bytes, length_bytes, {});
+}
+
+result<void> stream_writer::reached(std::uint64_t offset_bytes) {
+    if (offset_bytes < told_bytes_ + silent_bytes_max) {
+        return {};
+    }
+    UTHIN_TRY(flush_zeros());
+    position_bytes_ = std::max(position_bytes_, offset_bytes);
+    return mark();
 }
 
 // Nothing between the last record and here has changed: whatever follows lies behind.

@@ -24,7 +24,12 @@ public:
                                     std::span<const std::byte> bytes) override;
     [[nodiscard]] result<void> zeros(std::uint64_t offset_bytes,
                                      std::uint64_t length_bytes) override;
+    // Puts a mark after a long way without a record: a reader that hears nothing gives the line up,
+    // and a stream that breaks off later need not begin before it.
+    [[nodiscard]] result<void> reached(std::uint64_t offset_bytes) override;
     [[nodiscard]] result<void> end() override;
+
+    static constexpr std::uint64_t silent_bytes_max = 64U << 20;
 
 private:
     stream_writer(byte_sink& sink, digest sum, bool compress, std::uint64_t mark_interval_bytes)
@@ -48,6 +53,7 @@ private:
     std::uint64_t sequence_ = 0;
     std::uint64_t position_bytes_ = 0;
     std::uint64_t unmarked_bytes_ = 0;
+    std::uint64_t told_bytes_ = 0;  // where the last record was written
     std::uint64_t zeros_begin_ = 0;
     std::uint64_t zeros_end_ = 0;
     std::uint64_t data_bytes_ = 0;

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/assert.h"
 #include "base/endian.h"
 
 namespace uthin::thin_metadata {
@@ -178,6 +179,7 @@ void mending_source::prefetch(std::span<const metadata_block> blocks, block_kind
                            buffer_.span().subspan(used, size)});
             used += size;
         }
+        UTHIN_ASSERT(next != first);
         // What cannot be read is read again, one by one, when it is asked for.
         if (device_.run(ops)) {
             for (std::size_t index = first; index < next; ++index) {

@@ -130,7 +130,7 @@ result<std::chrono::nanoseconds> parse_duration(const std::string& text) {
     constexpr std::uint64_t seconds_max = 365ULL * 24 * 3600;
     const std::uint64_t ms_each =
         unit == "ms" ? 1U : (unit == "s" ? 1000U : (unit == "m" ? 60'000U : 0U));
-    if (!number || ms_each == 0 || *number > seconds_max) {
+    if (!number || ms_each == 0 || *number > seconds_max * 1000 / ms_each) {
         return fail(error_code::invalid_argument,
                     fmt::format("duration '{}': not valid; write for instance 10s, 500ms or 2m",
                                 printable(text)));

@@ -78,7 +78,7 @@ expect_equal "snapshots there" 1 "$(count "$b")"
 # Signals the processes of the one connection that there is.
 signal_session() { # SIGNAL
     local session
-    session=$(ps -o pid= --ppid "$sshd_pid" | head -n 1)
+    session=$(ps -eo pid=,ppid= | awk -v of="$sshd_pid" '$2 == of { print $1; exit }')
     [ -n "$session" ] || fail "there is no connection"
     # shellcheck disable=SC2009,SC2046
     kill "-$1" $(ps -eo pid=,ppid=,comm= | awk -v of="$session" '$3 ~ /^sshd/ && ($1 == of || $2 == of) { print $1 }')
@@ -90,8 +90,7 @@ broken_round() { # SIGNAL REPLICATE-OPTIONS: a round that ends badly after its c
     round=$!
     pids+=("$round")
     for _ in $(seq 300); do
-        # shellcheck disable=SC2009
-        if ps -eo args= | grep -q "^[^ ]*/uthin receive $b/v "; then break; fi
+        if grep -q "^[^ ]*/uthin receive $b/v " <<< "$(ps -eo args=)"; then break; fi
         sleep 0.1
     done
     sleep 1 # of the six that the stream takes

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "base/result.h"
 #include "io/fault_device.h"
 #include "io/memory_device.h"
 #include "support/matchers.h"
@@ -70,6 +71,52 @@ TEST_F(WriteBehind, TheLastWriteOfABlockCountsAndIsReadAtOnce) {
     }
 }
 
+// run() promises no order.
+class reversing_device final : public block_device {
+public:
+    explicit reversing_device(block_device& below) : below_(below) {}
+    [[nodiscard]] std::string name() const override { return below_.name(); }
+    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
+    [[nodiscard]] device_capabilities capabilities() const override {
+        return below_.capabilities();
+    }
+    [[nodiscard]] result<void> read(std::uint64_t at, std::span<std::byte> buffer) override {
+        return below_.read(at, buffer);
+    }
+    [[nodiscard]] result<void> write(std::uint64_t at, std::span<const std::byte> buffer) override {
+        return below_.write(at, buffer);
+    }
+    [[nodiscard]] result<void> flush() override { return below_.flush(); }
+    [[nodiscard]] result<void> discard(std::uint64_t at, std::uint64_t length) override {
+        return below_.discard(at, length);
+    }
+    [[nodiscard]] result<void> write_zeroes(std::uint64_t at, std::uint64_t length) override {
+        return below_.write_zeroes(at, length);
+    }
+    [[nodiscard]] result<void> run(std::span<const io_op> ops) override {
+        for (auto op = ops.rbegin(); op != ops.rend(); ++op) {
+            UTHIN_TRY(below_.run(std::span(&*op, 1)));
+        }
+        return {};
+    }
+
+private:
+    block_device& below_;
+};
+
+TEST_F(WriteBehind, TheLastWriteCountsOnADeviceThatReordersToo) {
+    reversing_device reversing(device_);
+    for (std::uint64_t round = 0; round < 500; ++round) {
+        write_behind writes(reversing, piece);
+        for (std::uint64_t i = 0; i < 12; ++i) {
+            ASSERT_OK(writes.write((5 + i % 2 * 100) * block, filled(1 + i)));
+        }
+        ASSERT_OK(writes.finish());
+        ASSERT_EQ(on_device(5), std::byte{11}) << "round " << round;
+        ASSERT_EQ(on_device(105), std::byte{12}) << "round " << round;
+    }
+}
+
 TEST_F(WriteBehind, AFailureComesBackAndNothingIsWrittenAfterIt) {
     fault_plan plan;
     fault_device faulty(device_, plan);
@@ -81,7 +128,9 @@ TEST_F(WriteBehind, AFailureComesBackAndNothingIsWrittenAfterIt) {
     }
     EXPECT_FALSE(outcome);
     plan.disarm();
-    EXPECT_FALSE(writes.write((blocks - 1) * block, filled(1)) && writes.finish());
+    EXPECT_FALSE(writes.write((blocks - 1) * block, filled(1)));
+    std::vector<std::byte> bytes(block);
+    EXPECT_FALSE(writes.read(0, bytes));
     EXPECT_FALSE(writes.finish());
     EXPECT_EQ(on_device(blocks - 1), std::byte{0});
 }

@@ -1,6 +1,8 @@
 // Bytes and the time they take.
 #include "replication/rate_limit.h"
 
+#include <algorithm>
+
 #include "support/matchers.h"
 #include "support/stream_buffers.h"
 
@@ -32,6 +34,25 @@ TEST(RateLimit, SavesNothingUpWhileNothingIsWritten) {
         ASSERT_OK(limited.write(bytes));
     }
     EXPECT_GE(std::chrono::duration<double>(time.monotonic() - begin).count(), 1.8);
+}
+
+TEST(RateLimit, PassesALargeWriteOnInTenthsOfASecond) {
+    manual_clock time;
+    struct timed_sink final : byte_sink {
+        explicit timed_sink(manual_clock& now) : clock(now), last(now.monotonic()) {}
+        result<void> write(std::span<const std::byte> /*bytes*/) override {
+            longest = std::max(longest, clock.monotonic() - last);
+            last = clock.monotonic();
+            return {};
+        }
+        manual_clock& clock;
+        std::chrono::nanoseconds last;
+        std::chrono::nanoseconds longest{0};
+    } sink(time);
+    rate_limit limited(sink, 10'000, time);
+    ASSERT_OK(limited.write(std::vector<std::byte>(1 << 20)));
+    EXPECT_GE(time.monotonic(), std::chrono::seconds(100));
+    EXPECT_LE(sink.longest, std::chrono::milliseconds(101));
 }
 
 }  // namespace

@@ -47,6 +47,35 @@ TEST(StreamWriter, SetsAMarkBeforeTheNextRecordWhenEnoughWasWritten) {
     EXPECT_EQ(marks, (std::vector<std::uint64_t>{3072, 7168}));
 }
 
+TEST(StreamWriter, SetsMarksWhereThereIsNothingToTellOfForLong) {
+    constexpr std::uint64_t step = 1U << 20;
+    memory_sink sink;
+    stream_header header = some_header();
+    header.to_size_bytes = 1U << 30;
+    ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, header, false, step));
+    ASSERT_OK(writer.data(0, std::vector<std::byte>(512, std::byte{'x'})));
+    for (std::uint64_t at = step; at <= 200 * step; at += step) {
+        if (at > 100 * step) {
+            ASSERT_OK(writer.zeros(at - step, step));
+        }
+        ASSERT_OK(writer.reached(at));
+    }
+    ASSERT_OK(writer.end());
+    test::memory_source source(sink.bytes);
+    ASSERT_OK_AND_ASSIGN(auto reader, stream_reader::open(source));
+    std::vector<std::uint64_t> marks;
+    std::uint64_t zeros = 0;
+    for (stream_record record; record.kind != record_kind::end || marks.empty();) {
+        ASSERT_OK_AND_ASSIGN(record, reader.next());
+        if (record.kind == record_kind::mark) {
+            marks.push_back(record.offset_bytes / step);
+        }
+        zeros += record.kind == record_kind::zero ? record.length_bytes / step : 0;
+    }
+    EXPECT_EQ(marks, (std::vector<std::uint64_t>{65, 129, 193}));
+    EXPECT_EQ(zeros, 100U);
+}
+
 TEST(StreamWriter, RefusesRangesThatDoNotAscend) {
     memory_sink sink;
     ASSERT_OK_AND_ASSIGN(auto writer, stream_writer::begin(sink, some_header(), false, 1U << 20));
