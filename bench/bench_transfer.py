@@ -40,7 +40,8 @@ class Lab:
         self.pool = os.path.join(folder, "pool")
         run(UTHIN, "pool", "create", self.pool, "--data-size", str(2 * size))
         run(UTHIN, "volume", "create", self.pool + "/v", "--size", str(size))
-        run(UTHIN, "write", self.pool + "/v", input=self.random.randbytes(size // 2))
+        content = b"".join(self.random.randbytes(1 << 20) for _ in range(size >> 21))
+        run(UTHIN, "write", self.pool + "/v", input=content)
         run(UTHIN, "snapshot", "create", self.pool + "/v", "a")
         blocks = size // 2 // BLOCK
         self.server = None
