@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "io/memory_device.h"
+#include "support/forwarding_device.h"
 #include "support/image_check.h"
 #include "support/matchers.h"
 #include "support/metadata_driver.h"
@@ -112,32 +113,16 @@ std::vector<model_step> drawn_steps(std::uint64_t seed, const pool_shape& shape)
 }
 
 // A data device with a fault: writes to one place are lost. For tests of this test.
-class forgetful_device final : public block_device {
+class forgetful_device final : public test::forwarding_device {
 public:
     forgetful_device(block_device& below, std::uint64_t forgotten_offset_bytes)
-        : below_(below), forgotten_(forgotten_offset_bytes) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        return below_.read(offset, buffer);
-    }
+        : forwarding_device(below), forgotten_(forgotten_offset_bytes) {}
     [[nodiscard]] result<void> write(std::uint64_t offset,
                                      std::span<const std::byte> buffer) override {
-        return offset == forgotten_ ? result<void>() : below_.write(offset, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return below_.discard(offset, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
-        return below_.write_zeroes(offset, length);
+        return offset == forgotten_ ? result<void>() : below().write(offset, buffer);
     }
 
 private:
-    block_device& below_;
     const std::uint64_t forgotten_;
 };
 

@@ -11,6 +11,7 @@
 #include "base/endian.h"
 #include "base/result.h"
 #include "base/zero.h"
+#include "support/forwarding_device.h"
 #include "thin_metadata/checker.h"
 
 namespace uthin::test {
@@ -37,36 +38,19 @@ std::optional<block_kind> kind_of(std::uint64_t where, const std::vector<std::by
 }
 
 // Notes which blocks are read.
-class reading_device final : public block_device {
+class reading_device final : public forwarding_device {
 public:
     reading_device(block_device& below, std::set<std::uint64_t>& seen)
-        : below_(below), seen_(seen) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
+        : forwarding_device(below), seen_(seen) {}
     [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
                                     std::span<std::byte> buffer) override {
         for (std::uint64_t at = 0; at < buffer.size(); at += block_size) {
             seen_.insert((offset_bytes + at) / block_size);
         }
-        return below_.read(offset_bytes, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t, std::span<const std::byte>) override {
-        return refusal();
-    }
-    [[nodiscard]] result<void> flush() override { return {}; }
-    [[nodiscard]] result<void> discard(std::uint64_t, std::uint64_t) override { return refusal(); }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t, std::uint64_t) override {
-        return refusal();
+        return below().read(offset_bytes, buffer);
     }
 
 private:
-    static std::unexpected<error> refusal() {
-        return fail(error_code::read_only, "this device is only read");
-    }
-    block_device& below_;
     std::set<std::uint64_t>& seen_;
 };
 

@@ -8,37 +8,29 @@
 #include <cstdint>
 #include <string>
 
+#include "support/forwarding_device.h"
 #include "uthin/block_device.h"
 
 namespace uthin::test {
 
-class failing_device final : public block_device {
+class failing_device final : public forwarding_device {
 public:
     // `below` outlives it.
     failing_device(block_device& below, std::uint64_t writes_allowed)
-        : below_(below), left_(writes_allowed) {}
+        : forwarding_device(below), left_(writes_allowed) {}
 
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
-                                    std::span<std::byte> buffer) override {
-        return below_.read(offset_bytes, buffer);
-    }
     [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
                                      std::span<const std::byte> buffer) override {
-        return fails() ? refusal() : below_.write(offset_bytes, buffer);
+        return fails() ? refusal() : below().write(offset_bytes, buffer);
     }
-    [[nodiscard]] result<void> flush() override { return failed_ ? refusal() : below_.flush(); }
+    [[nodiscard]] result<void> flush() override { return failed_ ? refusal() : below().flush(); }
     [[nodiscard]] result<void> discard(std::uint64_t offset_bytes,
                                        std::uint64_t length_bytes) override {
-        return fails() ? refusal() : below_.discard(offset_bytes, length_bytes);
+        return fails() ? refusal() : below().discard(offset_bytes, length_bytes);
     }
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
                                             std::uint64_t length_bytes) override {
-        return fails() ? refusal() : below_.write_zeroes(offset_bytes, length_bytes);
+        return fails() ? refusal() : below().write_zeroes(offset_bytes, length_bytes);
     }
 
 private:
@@ -51,7 +43,6 @@ private:
         return fail(error_code::io_error, "the device was told to fail");
     }
 
-    block_device& below_;
     std::uint64_t left_;
     bool failed_ = false;
 };

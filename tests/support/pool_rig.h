@@ -13,42 +13,25 @@
 #include "io/delay_device.h"
 #include "io/fault_device.h"
 #include "io/memory_device.h"
+#include "support/forwarding_device.h"
 #include "uthin/pool.h"
 
 namespace uthin::test {
 
 // A device that belongs to somebody else. With `lies` it says that it flushed and did not.
-class borrowed_device final : public block_device {
+class borrowed_device final : public forwarding_device {
 public:
-    explicit borrowed_device(block_device& below, bool lies = false) : below_(below), lies_(lies) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        return below_.read(offset, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t offset,
-                                     std::span<const std::byte> buffer) override {
-        return below_.write(offset, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return lies_ ? result<void>() : below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return below_.discard(offset, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
-        return below_.write_zeroes(offset, length);
-    }
-    [[nodiscard]] result<void> run(std::span<const io_op> ops) override { return below_.run(ops); }
+    explicit borrowed_device(block_device& below, bool lies = false)
+        : forwarding_device(below), lies_(lies) {}
+    [[nodiscard]] result<void> flush() override { return lies_ ? result<void>() : below().flush(); }
+    [[nodiscard]] result<void> run(std::span<const io_op> ops) override { return below().run(ops); }
     [[nodiscard]] result<void> write_fua(std::uint64_t offset,
                                          std::span<const std::byte> buffer) override {
-        return lies_ ? below_.write(offset, buffer) : below_.write_fua(offset, buffer);
+        return lies_ ? below().write(offset, buffer) : below().write_fua(offset, buffer);
     }
-    [[nodiscard]] result<void> grow(std::uint64_t size) override { return below_.grow(size); }
+    [[nodiscard]] result<void> grow(std::uint64_t size) override { return below().grow(size); }
 
 private:
-    block_device& below_;
     const bool lies_;
 };
 

@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "io/fault_device.h"
 #include "io/memory_device.h"
+#include "support/forwarding_device.h"
 #include "support/matchers.h"
 #include "support/seed.h"
 
@@ -72,36 +73,15 @@ TEST_F(WriteBehind, TheLastWriteOfABlockCountsAndIsReadAtOnce) {
 }
 
 // run() promises no order.
-class reversing_device final : public block_device {
+class reversing_device final : public test::forwarding_device {
 public:
-    explicit reversing_device(block_device& below) : below_(below) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t at, std::span<std::byte> buffer) override {
-        return below_.read(at, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t at, std::span<const std::byte> buffer) override {
-        return below_.write(at, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t at, std::uint64_t length) override {
-        return below_.discard(at, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t at, std::uint64_t length) override {
-        return below_.write_zeroes(at, length);
-    }
+    using forwarding_device::forwarding_device;
     [[nodiscard]] result<void> run(std::span<const io_op> ops) override {
         for (auto op = ops.rbegin(); op != ops.rend(); ++op) {
-            UTHIN_TRY(below_.run(std::span(&*op, 1)));
+            UTHIN_TRY(below().run(std::span(&*op, 1)));
         }
         return {};
     }
-
-private:
-    block_device& below_;
 };
 
 TEST_F(WriteBehind, TheLastWriteCountsOnADeviceThatReordersToo) {

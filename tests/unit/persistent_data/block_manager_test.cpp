@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "base/random.h"
 #include "io/memory_device.h"
+#include "support/forwarding_device.h"
 #include "support/matchers.h"
 #include "support/seed.h"
 
@@ -17,35 +18,18 @@ constexpr std::uint64_t blocks = 2048;
 constexpr metadata_block watched(16);
 
 // Does something else after its next read, before the reader has the bytes.
-class interrupted_device final : public block_device {
+class interrupted_device final : public test::forwarding_device {
 public:
-    [[nodiscard]] std::string name() const override { return memory_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return memory_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return memory_.capabilities();
-    }
+    using forwarding_device::forwarding_device;
     [[nodiscard]] result<void> read(std::uint64_t at, std::span<std::byte> buffer) override {
-        auto done = memory_.read(at, buffer);
+        auto done = below().read(at, buffer);
         if (const auto action = std::exchange(after_read, {})) {
             action();
         }
         return done;
     }
-    [[nodiscard]] result<void> write(std::uint64_t at, std::span<const std::byte> buffer) override {
-        return memory_.write(at, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return memory_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t at, std::uint64_t length) override {
-        return memory_.discard(at, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t at, std::uint64_t length) override {
-        return memory_.write_zeroes(at, length);
-    }
 
     std::function<void()> after_read;
-
-private:
-    io::memory_device memory_{blocks * metadata_block_size_bytes};
 };
 
 class BlockManager : public ::testing::Test {
@@ -74,7 +58,8 @@ protected:
         }
     }
 
-    interrupted_device device_;
+    io::memory_device memory_{blocks * metadata_block_size_bytes};
+    interrupted_device device_{memory_};
     block_manager pages_{device_, blocks, 64};
 };
 

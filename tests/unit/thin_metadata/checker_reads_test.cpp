@@ -1,4 +1,5 @@
 // What a check reads: each block once, neighbours together.
+#include "support/forwarding_device.h"
 #include "support/mapping_model.h"
 #include "support/matchers.h"
 #include "thin_metadata/checker.h"
@@ -6,40 +7,18 @@
 namespace uthin::thin_metadata {
 namespace {
 
-class counting_device final : public block_device {
+class counting_device final : public test::forwarding_device {
 public:
-    explicit counting_device(block_device& below) : below_(below) {}
-
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
+    using forwarding_device::forwarding_device;
     [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
                                     std::span<std::byte> buffer) override {
         ++reads;
         blocks += buffer.size() / metadata_block_size_bytes;
-        return below_.read(offset_bytes, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
-                                     std::span<const std::byte> buffer) override {
-        return below_.write(offset_bytes, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t offset_bytes,
-                                       std::uint64_t length_bytes) override {
-        return below_.discard(offset_bytes, length_bytes);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
-                                            std::uint64_t length_bytes) override {
-        return below_.write_zeroes(offset_bytes, length_bytes);
+        return below().read(offset_bytes, buffer);
     }
 
     std::uint64_t reads = 0;
     std::uint64_t blocks = 0;
-
-private:
-    block_device& below_;
 };
 
 TEST(CheckerReads, BitmapsOfALargePoolComeInLargePieces) {
