@@ -235,12 +235,12 @@ void measure(std::uint64_t volume_blocks, diff_price& price) {
     EXPECT_EQ(found, changed);
 }
 
+// The CPU time is printed, not judged.
 TEST(ChangedRunsPrice, OfAHundredBlocksInATebibyteIsUnderAThousandReads) {
     diff_price price;
     ASSERT_NO_FATAL_FAILURE(measure(1ULL << 24, price));  // 1 TiB in blocks of 64 KiB
     std::printf("reads %d, %.1f ms\n", static_cast<int>(price.reads), price.milliseconds);
     EXPECT_LE(price.reads, 1000U);
-    EXPECT_LE(price.milliseconds, 50);
 }
 
 TEST(ChangedRunsPrice, OfAHundredBlocksInTenTebibytesIsUnderAThousandReads) {
@@ -248,7 +248,6 @@ TEST(ChangedRunsPrice, OfAHundredBlocksInTenTebibytesIsUnderAThousandReads) {
     ASSERT_NO_FATAL_FAILURE(measure(10ULL << 20, price));  // 10 TiB in blocks of 1 MiB
     std::printf("reads %d, %.1f ms\n", static_cast<int>(price.reads), price.milliseconds);
     EXPECT_LE(price.reads, 1000U);
-    EXPECT_LE(price.milliseconds, 50);
 }
 
 }  // namespace
