@@ -167,7 +167,7 @@ result<void> text_file::write(std::string_view text) {
 }
 
 result<void> text_file::close() {
-    UTHIN_TRY(write({}));
+    UTHIN_TRY(write(""));  // fwrite() must not be given null
     std::FILE* closing = std::exchange(file_, nullptr);
     if (std::fflush(closing) != 0) {
         auto outcome = failure();
