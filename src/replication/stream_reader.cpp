@@ -148,8 +148,9 @@ result<void> stream_reader::check_end() {
 result<void> stream_reader::check_mark(const disk_record& record) {
     const bool matches = payload_.size() == before_record_.size() &&
                          std::memcmp(payload_.data(), before_record_.data(), digest_bytes) == 0;
-    const bool in_place =
-        record.offset_bytes >= position_bytes_ && record.offset_bytes <= header_.to_size_bytes;
+    const bool in_place = record.offset_bytes >= position_bytes_ &&
+                          record.offset_bytes <= header_.to_size_bytes &&
+                          record.offset_bytes % sector_size_bytes == 0;
     if (!matches || record.length_bytes != 0 || !in_place) {
         return damaged(record.sequence, "is a mark of another stream");
     }

@@ -46,7 +46,10 @@ content read_all(std::span<const std::byte> stream) {
             return found;
         }
         if (record->kind == record_kind::mark) {
-            require(record->offset_bytes == position, "a mark is where the stream is");
+            require(record->offset_bytes >= position && record->offset_bytes % 512 == 0 &&
+                        record->offset_bytes <= found.header.to_size_bytes,
+                    "a mark is where the stream is, or further on in the volume");
+            position = record->offset_bytes;
             continue;
         }
         require(record->offset_bytes >= position, "pieces ascend");
