@@ -30,8 +30,9 @@ result<void> write_behind::write(std::uint64_t offset_bytes, std::span<const std
     const bool goes_on = last.offset_bytes + last.used_bytes == offset_bytes &&
                          last.used_bytes + bytes.size() <= piece_bytes_;
     if (last.used_bytes != 0 && !goes_on) {
-        // Only now: what fits into one piece is not worth a thread.
-        threaded_ = threaded_ || thread_.start([this] { write_pieces(); }).has_value();
+        // A few short pieces are not worth a thread.
+        threaded_ = threaded_ || (last.used_bytes > piece_bytes_ / 2 &&
+                                  thread_.start([this] { write_pieces(); }).has_value());
         UTHIN_TRY(hand_over());
     }
     piece& into = filling();

@@ -306,7 +306,8 @@ result<std::string> control_api::route_pool(const http_request& request, const s
         return to_text(encode(UTHIN_TRY(service_.grow(UTHIN_TRY(decode_grow(body))))));
     }
     if (rest == "trim") {
-        return to_text(json({{"discarded", UTHIN_TRY(service_.trim())}}));
+        const auto discarded = UTHIN_TRY(service_.trim());
+        return to_text(json({{"discarded", discarded}}));
     }
     if (rest == "check") {
         return to_text(encode(UTHIN_TRY(service_.check(UTHIN_TRY(decode_check(body))))));
@@ -365,7 +366,8 @@ result<std::string> control_api::route_volume(const http_request& request,
         deletion.name = name;
         deletion.force = UTHIN_TRY(query_flag(request, "force"));
         deletion.if_exists = UTHIN_TRY(query_flag(request, "if_exists"));
-        return to_text(json({{"deleted", UTHIN_TRY(service_.delete_volume(deletion))}}));
+        const auto deleted = UTHIN_TRY(service_.delete_volume(deletion));
+        return to_text(json({{"deleted", deleted}}));
     }
     return wrong_method();
 }

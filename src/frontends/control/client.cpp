@@ -76,12 +76,12 @@ public:
         return decode_volume(UTHIN_TRY(call("GET", UTHIN_TRY(address_of(name)))));
     }
     result<volume_info> rename_volume(std::string_view name, std::string_view new_name) override {
-        return decode_volume(
-            UTHIN_TRY(call("POST", UTHIN_TRY(address_of(name)) + "/rename", {{"name", new_name}})));
+        const std::string address = UTHIN_TRY(address_of(name));
+        return decode_volume(UTHIN_TRY(call("POST", address + "/rename", {{"name", new_name}})));
     }
     result<volume_info> resize_volume(std::string_view name, std::uint64_t size_bytes) override {
-        return decode_volume(UTHIN_TRY(
-            call("POST", UTHIN_TRY(address_of(name)) + "/resize", {{"size", size_bytes}})));
+        const std::string address = UTHIN_TRY(address_of(name));
+        return decode_volume(UTHIN_TRY(call("POST", address + "/resize", {{"size", size_bytes}})));
     }
     result<volume_info> set_volume(const set_volume_request& request) override {
         return decode_volume(UTHIN_TRY(
