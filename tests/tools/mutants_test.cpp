@@ -42,9 +42,6 @@ std::uint64_t mutant_count() {
     return test::tier() == 0 ? 300 : 20'000;
 }
 
-// Packing a whole image takes long.
-constexpr std::uint64_t slow_share = 10;
-
 const std::vector<mutant_source>& held_sources() {
     static const std::vector<mutant_source> all = [] {
         std::vector<mutant_source> made;
@@ -69,10 +66,10 @@ const std::vector<mutant_source>& sources() {
 
 // Calls `body(random, number)` for every mutant, with a generator of its own.
 template <class Body>
-void for_each_mutant(const Body& body, std::uint64_t count = mutant_count()) {
+void for_each_mutant(const Body& body) {
     const char* const one = std::getenv("UTHIN_MUTANT");
     const std::uint64_t first = one != nullptr ? std::strtoull(one, nullptr, 0) : 0;
-    const std::uint64_t end = one != nullptr ? first + 1 : count;
+    const std::uint64_t end = one != nullptr ? first + 1 : mutant_count();
     fmt::print("seed: UTHIN_SEED={}, mutants {} to {}\n", test::seed(), first, end - 1);
     for (std::uint64_t number = first; number < end && !testing::Test::HasFailure(); ++number) {
         random_generator random(test::seed() * 0x9e3779b97f4a7c15 + number);
@@ -82,8 +79,7 @@ void for_each_mutant(const Body& body, std::uint64_t count = mutant_count()) {
 
 // The same with a damaged image.
 template <class Body>
-void for_each_image(const Body& body, const std::vector<mutant_source>& from = sources(),
-                    std::uint64_t count = mutant_count()) {
+void for_each_image(const Body& body, const std::vector<mutant_source>& from = sources()) {
     const auto with_image = [&](random_generator& random, std::uint64_t number) {
         const mutant_source& source = from[random.below(from.size())];
         const auto mutant = source.mutate(random);
@@ -92,7 +88,7 @@ void for_each_image(const Body& body, const std::vector<mutant_source>& from = s
         const test::recipe_guard guard(recipe, seconds_max);
         body(*mutant.device, random);
     };
-    for_each_mutant(with_image, count);
+    for_each_mutant(with_image);
 }
 
 // ---- check, dump, restore
@@ -369,7 +365,7 @@ TEST(Mutants, PackingKeepsEveryBlockThatVerifies) {
         ASSERT_OK(test::unpack_into(pack, copy));
         EXPECT_EQ(is_accepted(image).value_or(false), is_accepted(copy).value_or(false));
     };
-    for_each_image(pack_and_compare, held_sources(), mutant_count() / slow_share);
+    for_each_image(pack_and_compare, held_sources());
 }
 
 }  // namespace
