@@ -1,6 +1,7 @@
 // Power cuts under the metadata library: what survives is always the last commit or the one in
 // progress, whole.
 #include "support/metadata_crash.h"
+#include "support/forwarding_device.h"
 
 #include <chrono>
 #include <cstdio>
@@ -126,32 +127,10 @@ TEST(MetadataCrash, RandomWorkloadsOnTallTreesSurviveEveryCut) {
 // ---- the harness can see: devices and pools that are wrong on purpose
 // ------------------------------------------------------------------------------------------------
 
-class passing_device : public block_device {
+class passing_device : public test::forwarding_device {
 public:
-    explicit passing_device(block_device& below) : below_(below) {}
-    [[nodiscard]] std::string name() const override { return below_.name(); }
-    [[nodiscard]] result<std::uint64_t> size_bytes() const override { return below_.size_bytes(); }
-    [[nodiscard]] device_capabilities capabilities() const override {
-        return below_.capabilities();
-    }
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        return below_.read(offset, buffer);
-    }
-    [[nodiscard]] result<void> write(std::uint64_t offset,
-                                     std::span<const std::byte> buffer) override {
-        return below_.write(offset, buffer);
-    }
-    [[nodiscard]] result<void> flush() override { return below_.flush(); }
-    [[nodiscard]] result<void> discard(std::uint64_t offset, std::uint64_t length) override {
-        return below_.discard(offset, length);
-    }
-    [[nodiscard]] result<void> write_zeroes(std::uint64_t offset, std::uint64_t length) override {
-        return below_.write_zeroes(offset, length);
-    }
-    [[nodiscard]] result<void> grow(std::uint64_t size) override { return below_.grow(size); }
-
-protected:
-    block_device& below_;
+    using forwarding_device::forwarding_device;
+    [[nodiscard]] result<void> grow(std::uint64_t size) override { return below().grow(size); }
 };
 
 class never_flushing_device final : public passing_device {
@@ -166,7 +145,7 @@ public:
     using passing_device::passing_device;
     [[nodiscard]] result<void> write_fua(std::uint64_t offset,
                                          std::span<const std::byte> buffer) override {
-        return below_.write(offset, buffer);
+        return below().write(offset, buffer);
     }
 };
 
@@ -175,7 +154,7 @@ class superblock_first_device final : public passing_device {
 public:
     using passing_device::passing_device;
     [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        if (auto done = below_.read(offset, buffer); !done) {
+        if (auto done = below().read(offset, buffer); !done) {
             return done;
         }
         for (const auto& [begin, bytes] : held_) {
@@ -193,14 +172,14 @@ public:
             held_[offset].assign(buffer.begin(), buffer.end());
             return {};
         }
-        if (auto done = below_.write(offset, buffer); !done) {
+        if (auto done = below().write(offset, buffer); !done) {
             return done;
         }
-        if (auto done = below_.flush(); !done) {
+        if (auto done = below().flush(); !done) {
             return done;
         }
         for (const auto& [begin, bytes] : held_) {
-            if (auto done = below_.write(begin, bytes); !done) {
+            if (auto done = below().write(begin, bytes); !done) {
                 return done;
             }
         }
