@@ -345,9 +345,21 @@ result<void> file_device::write_zeroes(std::uint64_t offset_bytes, std::uint64_t
     return is_disk_ ? zero_disk(offset_bytes, length_bytes) : zero_file(offset_bytes, length_bytes);
 }
 
+// Asking takes a twentieth of zeroing. When in doubt it is none.
+bool file_device::is_hole(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
+    const off_t begin = static_cast<off_t>(offset_bytes);
+    const off_t data = ::lseek(descriptor_, begin, SEEK_DATA);
+    return data < 0 ? errno == ENXIO
+                    : static_cast<std::uint64_t>(data) >= offset_bytes + length_bytes;
+}
+
 result<void> file_device::zero_file(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     {
         const range_lock::guard held(writers_, offset_bytes, offset_bytes + length_bytes, false);
+        // Around the page cache it would give each later write an extent of its own.
+        if (!direct() && is_hole(offset_bytes, length_bytes)) {
+            return {};
+        }
         // The first keeps the space allocated.
         for (const int mode : {FALLOC_FL_ZERO_RANGE, FALLOC_FL_PUNCH_HOLE}) {
             int status = 0;

@@ -86,6 +86,7 @@ private:
                                              std::span<const std::byte> buffer, bool fua);
     [[nodiscard]] result<void> write_zero_bytes(std::uint64_t offset_bytes,
                                                 std::uint64_t length_bytes);
+    [[nodiscard]] bool is_hole(std::uint64_t offset_bytes, std::uint64_t length_bytes) const;
     [[nodiscard]] result<void> zero_file(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     [[nodiscard]] result<void> zero_disk(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     [[nodiscard]] result<void> flush_outcome() const REQUIRES(flush_lock_);

@@ -9,7 +9,6 @@
 #include "io/durable_file.h"
 #include "io/open.h"
 #include "pool/names.h"
-#include "pool/pool_file.h"
 #include "thin_metadata/superblock.h"
 
 namespace uthin {
@@ -95,6 +94,7 @@ result<pool_devices> open_pool_devices(const pool_devices_request& request, cloc
     const auto deadline = time.monotonic() + request.wait;
     pool_devices devices;
     devices.metadata = UTHIN_TRY(open_waiting(request.metadata_url, options, deadline, time));
+    options.direct = request.cache == data_cache::none;
     devices.data = UTHIN_TRY(open_waiting(request.data_url, options, deadline, time));
     return devices;
 }

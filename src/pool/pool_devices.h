@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "pool/pool_file.h"
 #include "uthin/block_device.h"
 #include "uthin/error.h"
 
@@ -28,6 +29,7 @@ struct pool_devices_request {
     std::string metadata_url{};
     std::string data_url{};
     bool read_only = false;
+    data_cache cache = data_cache::none;  // of the data; metadata goes around the page cache
     std::chrono::nanoseconds wait{0};
 };
 

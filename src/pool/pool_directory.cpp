@@ -73,6 +73,7 @@ result<std::unique_ptr<pool_directory>> pool_directory::open(const std::string& 
     request.metadata_url = resolved_url(directory, parts.file.metadata);
     request.data_url = resolved_url(directory, parts.file.data);
     request.read_only = parts.file.read_only || options.pool.read_only;
+    request.cache = parts.file.cache;
     request.wait = options.wait;
     directory_options effective = options;
     effective.pool.read_only = request.read_only;

@@ -45,6 +45,7 @@ result<pool_report> pool_directory::report() {
     report.overcommit_percent = file.overcommit_percent;
     report.discard_rate_bytes_per_s = file.discard_bytes_per_s;
     report.zeroing = file.zero_new_blocks;
+    report.cache = to_string(file.cache);
     report.discard = to_string(file.discard);
     report.no_space = file.error_if_no_space ? "error" : "queue";
     const auto status = pool_->status(purpose_ != open_purpose::inspect);
@@ -212,6 +213,8 @@ result<pool_file> pool_directory::changed_file(const std::map<std::string, std::
                 value == "off" ? 0 : UTHIN_TRY_CTX(parse_size_bytes(value), key);
         } else if (key == "overcommit") {
             wanted.overcommit_percent = UTHIN_TRY(parse_overcommit(value));
+        } else if (key == "cache") {
+            wanted.cache = UTHIN_TRY(parse_data_cache(value));
         } else if (key == "zeroing") {
             wanted.zero_new_blocks = UTHIN_TRY(parse_switch(key, value, "on", "off"));
         } else if (key == "read-only") {
@@ -219,8 +222,8 @@ result<pool_file> pool_directory::changed_file(const std::map<std::string, std::
         } else {
             return fail(error_code::invalid_argument,
                         fmt::format("setting '{}': not known; use low-water, no-space, "
-                                    "no-space-timeout, discard, discard-rate, overcommit, zeroing "
-                                    "or read-only",
+                                    "no-space-timeout, discard, discard-rate, overcommit, cache, "
+                                    "zeroing or read-only",
                                     printable(key)));
         }
     }
@@ -231,11 +234,12 @@ result<void> pool_directory::apply_file(const pool_file& wanted) {
     const pool_file now = file();
     const bool discard_switch =
         (now.discard == discard_mode::ignore) != (wanted.discard == discard_mode::ignore);
-    const bool only_at_opening = discard_switch || now.read_only != wanted.read_only;
+    const bool only_at_opening =
+        discard_switch || now.read_only != wanted.read_only || now.cache != wanted.cache;
     if (started_ && only_at_opening) {
         return fail(error_code::busy,
-                    fmt::format("{}: discard=ignore and read-only take effect at opening; stop "
-                                "the server first",
+                    fmt::format("{}: discard=ignore, cache and read-only take effect at opening; "
+                                "stop the server first",
                                 printable(directory_)));
     }
     UTHIN_TRY(store_pool_file(directory_, wanted));

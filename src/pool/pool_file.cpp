@@ -60,6 +60,7 @@ public:
     field_reader(std::map<std::string, json_value> fields, std::string_view path)
         : fields_(std::move(fields)), path_(path) {}
 
+    [[nodiscard]] bool has(const std::string& key) const { return fields_.contains(key); }
     result<std::string> text(const std::string& key) {
         const json_value value = UTHIN_TRY(take(key));
         if (value.type != "text" || value.text.empty()) {
@@ -84,7 +85,7 @@ public:
     }
     // 0 when it is missing.
     result<std::uint64_t> optional_number(const std::string& key) {
-        return fields_.contains(key) ? number(key) : 0U;
+        return has(key) ? number(key) : 0U;
     }
     result<void> finish() const {
         if (!fields_.empty()) {
@@ -140,6 +141,20 @@ result<discard_mode> parse_discard_mode(std::string_view text) {
                             printable(text)));
 }
 
+std::string_view to_string(data_cache cache) noexcept {
+    return cache == data_cache::writeback ? "writeback" : "none";
+}
+
+result<data_cache> parse_data_cache(std::string_view text) {
+    for (const data_cache cache : {data_cache::none, data_cache::writeback}) {
+        if (text == to_string(cache)) {
+            return cache;
+        }
+    }
+    return fail(error_code::invalid_argument,
+                fmt::format("cache '{}': not known; use none or writeback", printable(text)));
+}
+
 result<std::uint64_t> parse_low_water(std::string_view text, std::uint64_t data_blocks) {
     const bool percent = text.ends_with('%');
     const auto number = parse_decimal(percent ? text.substr(0, text.size() - 1) : text);
@@ -188,6 +203,9 @@ result<std::string> format_pool_file(const pool_file& file) {
     };
     add_number("overcommit_percent", file.overcommit_percent);
     add_number("discard_bytes_per_s", file.discard_bytes_per_s);
+    if (file.cache != data_cache::none) {
+        optional_fields += fmt::format(",\n  \"cache\": \"{}\"", to_string(file.cache));
+    }
     return fmt::format(
         "{{\n"
         "  \"format\": \"{}\",\n"
@@ -238,6 +256,9 @@ result<pool_file> parse_pool_file(std::string_view text, std::string_view path) 
     file.low_water_blocks = UTHIN_TRY(fields.number("low_water_blocks"));
     file.overcommit_percent = UTHIN_TRY(fields.optional_number("overcommit_percent"));
     file.discard_bytes_per_s = UTHIN_TRY(fields.optional_number("discard_bytes_per_s"));
+    if (fields.has("cache")) {
+        file.cache = UTHIN_TRY_CTX(parse_data_cache(UTHIN_TRY(fields.text("cache"))), path);
+    }
     UTHIN_TRY(fields.finish());
     return file;
 }

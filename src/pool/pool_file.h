@@ -19,6 +19,12 @@
 
 namespace uthin {
 
+// How a data device that is a file or disk here is read and written.
+enum class data_cache : std::uint8_t {
+    none,      // around the page cache, where the file system lets us
+    writeback  // through it: flushes make durable, and only they
+};
+
 struct pool_file {
     std::string uuid;
     // URLs as io::open_device takes them; a plain relative path is relative to the directory.
@@ -38,12 +44,16 @@ struct pool_file {
     // The volumes' sizes may add up to so much of the data; 0: to anything.
     std::uint64_t overcommit_percent = 0;
     std::uint64_t discard_bytes_per_s = 0;  // 0: as fast as the device takes them
+    data_cache cache = data_cache::none;
 
     bool operator==(const pool_file&) const = default;
 };
 
 [[nodiscard]] std::string_view to_string(discard_mode mode) noexcept;
 [[nodiscard]] result<discard_mode> parse_discard_mode(std::string_view text);
+
+[[nodiscard]] std::string_view to_string(data_cache cache) noexcept;
+[[nodiscard]] result<data_cache> parse_data_cache(std::string_view text);
 
 // "N%" of the data blocks, or a number of blocks.
 [[nodiscard]] result<std::uint64_t> parse_low_water(std::string_view text,

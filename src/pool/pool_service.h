@@ -67,6 +67,7 @@ struct pool_report {
     std::optional<std::uint64_t> metadata_snapshot_block{};
     std::uint64_t low_water_blocks = 0;
     bool zeroing = true;
+    std::string cache{};     // none, writeback
     std::string discard{};   // passdown, no-passdown, ignore: the effective one
     std::string no_space{};  // queue, error: the effective one
     std::uint64_t volume_count = 0;
@@ -319,8 +320,8 @@ public:
     // Discards all free space of the data device; the bytes told to it.
     [[nodiscard]] virtual result<std::uint64_t> trim() = 0;
     [[nodiscard]] virtual result<check_reply> check(const check_request& request) = 0;
-    // Keys: low-water, no-space, no-space-timeout, discard, discard-rate, overcommit, zeroing,
-    // read-only. All or none.
+    // Keys: low-water, no-space, no-space-timeout, discard, discard-rate, overcommit, cache,
+    // zeroing, read-only. All or none.
     [[nodiscard]] virtual result<pool_report> set(
         const std::map<std::string, std::string>& settings) = 0;
     // What is held afterwards.

@@ -84,6 +84,7 @@ void print_report(const command_line& line, const pool_report& report) {
                  ? std::string()
                  : fmt::format(", at most {}/s", readable_size(report.discard_rate_bytes_per_s))));
     row("zeroing", report.zeroing ? "on" : "off");
+    row("cache", report.cache);
     row("metadata device", printable(report.metadata_url));
     row("data device", printable(report.data_url));
 }
@@ -99,6 +100,7 @@ int show_pool(const command_line& line, const std::string& directory) {
 struct create_arguments {
     create_pool_request request;
     std::uint64_t metadata_size_bytes = 0;
+    std::string cache = "none";
     bool skip_zeroing = false;
     bool no_passdown = false;
     bool ignore_discard = false;
@@ -117,6 +119,7 @@ int create_pool(const command_line& line, create_arguments& given) {
     request.features.discard = given.ignore_discard ? discard_mode::ignore
                                : given.no_passdown  ? discard_mode::no_passdown
                                                     : discard_mode::passdown;
+    request.features.cache = given.cache == "writeback" ? data_cache::writeback : data_cache::none;
     request.wait = line.wait;
     if (given.if_not_exists && load_pool_file(request.directory)) {
         return show_pool(line, request.directory);
@@ -154,6 +157,10 @@ void add_create(CLI::App& pool, command_line& line) {
     command->add_flag("--no-discard-passdown", given->no_passdown,
                       "discards do not reach the data device");
     command->add_flag("--ignore-discard", given->ignore_discard, "discards do nothing");
+    command
+        ->add_option("--cache", given->cache,
+                     "of the data: none (default), or writeback through the page cache")
+        ->check(CLI::IsMember({"none", "writeback"}));
     command->add_flag("--read-only", request.features.read_only, "opened read-only from now on");
     command->add_flag("--if-not-exists", given->if_not_exists, "a pool that is there is fine");
     command->callback(
@@ -426,7 +433,7 @@ void add_pool_commands(CLI::App& app, command_line& line) {
     set->add_option("DIR", *directory, "the pool")->required();
     set->add_option("KEY=VALUE", *pairs,
                     "low-water, no-space, no-space-timeout, discard, discard-rate, overcommit, "
-                    "zeroing, read-only")
+                    "cache, zeroing, read-only")
         ->required();
     set->callback([&line, directory, pairs] {
         line.action = [&line, directory, pairs] { return set_pool(line, *directory, *pairs); };

@@ -45,6 +45,7 @@ std::vector<bytes> seeds() {
     file.low_water_blocks = 7;
     file.overcommit_percent = 200;
     file.discard_bytes_per_s = 1U << 20;
+    file.cache = data_cache::writeback;
     replication::repository_manifest manifest;
     manifest.id = "6e0bb2a6-3a0d-4d4e-9f3c-00000000f022";
     manifest.next_number = 3;

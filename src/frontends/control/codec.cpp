@@ -109,6 +109,7 @@ json encode(const pool_report& report) {
                   {"metadata_snapshot_block", nullptr},
                   {"low_water_blocks", report.low_water_blocks},
                   {"zeroing", report.zeroing},
+                  {"cache", report.cache},
                   {"discard", report.discard},
                   {"no_space", report.no_space},
                   {"volume_count", report.volume_count},
@@ -146,6 +147,7 @@ result<pool_report> decode_report(const json& value) {
     fields.optional("metadata_snapshot_block", report.metadata_snapshot_block);
     fields.required("low_water_blocks", report.low_water_blocks);
     fields.required("zeroing", report.zeroing);
+    fields.required("cache", report.cache);
     fields.required("discard", report.discard);
     fields.required("no_space", report.no_space);
     fields.required("volume_count", report.volume_count);

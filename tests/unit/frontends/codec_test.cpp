@@ -102,6 +102,7 @@ TEST(Codec, ReportsSurviveTheWire) {
     report.data_url = "d";
     report.adopted = report.served = report.needs_check = true;
     report.zeroing = false;
+    report.cache = "writeback";
     report.mode = "read_only";
     report.mode_cause = "because";
     report.transaction_id = 1;

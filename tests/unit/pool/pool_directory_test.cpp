@@ -564,8 +564,11 @@ TEST_F(PoolDirectory, SettingsAreKeptAllOrNone) {
     EXPECT_THAT(pool_->set({{"no-space", "error"}, {"zeroing", "maybe"}}),
                 HasCode(error_code::invalid_argument));
     EXPECT_EQ(pool_->report()->no_space, "queue");
-    for (const auto& [key, value] : std::map<std::string, std::string>{
-             {"low-water", "101%"}, {"no-space-timeout", "-1"}, {"discard", ""}, {"x", "1"}}) {
+    for (const auto& [key, value] : std::map<std::string, std::string>{{"low-water", "101%"},
+                                                                       {"no-space-timeout", "-1"},
+                                                                       {"discard", ""},
+                                                                       {"cache", "yes"},
+                                                                       {"x", "1"}}) {
         EXPECT_THAT(pool_->set({{key, value}}), HasCode(error_code::invalid_argument)) << key;
     }
     ASSERT_OK(pool_->set({{"no-space", "error"}, {"zeroing", "off"}, {"low-water", "50%"}}));
@@ -573,13 +576,20 @@ TEST_F(PoolDirectory, SettingsAreKeptAllOrNone) {
     EXPECT_EQ(pool_->report()->no_space, "error");
     EXPECT_FALSE(pool_->report()->zeroing);
     EXPECT_EQ(pool_->report()->low_water_blocks, 128U);
-    ASSERT_OK(pool_->set({{"read-only", "on"}}));
+    EXPECT_EQ(pool_->report()->cache, "none");
+    ASSERT_OK(pool_->set({{"read-only", "on"}, {"cache", "writeback"}}));
     open();
+    EXPECT_EQ(pool_->report()->cache, "writeback");
+    EXPECT_EQ(pool_->engine().data_device().capabilities().alignment_bytes, 1U)
+        << "the page cache takes any alignment";
     EXPECT_EQ(pool_->engine().mode(), pool_mode::read_only);
     EXPECT_THAT(pool_->create_volume({.name = "a", .size_bytes = 512}),
                 HasCode(error_code::read_only));
     EXPECT_THAT(pool_->message("bogus"), HasCode(error_code::unsupported));
     ASSERT_OK(pool_->set({{"read-only", "off"}}));
+    open(open_purpose::serve);
+    ASSERT_OK(pool_->start());
+    EXPECT_THAT(pool_->set({{"cache", "none"}}), HasCode(error_code::busy)) << "while it is open";
 }
 
 TEST_F(PoolDirectory, GrowsItsOwnFilesAndNeverShrinks) {

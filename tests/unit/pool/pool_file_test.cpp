@@ -26,6 +26,7 @@ pool_file unusual_file() {
     file.low_water_blocks = INT64_MAX;
     file.overcommit_percent = 150;
     file.discard_bytes_per_s = 1 << 20;
+    file.cache = data_cache::writeback;
     return file;
 }
 
@@ -48,8 +49,10 @@ TEST(PoolFile, HasTheLaterFieldsOnlyWhenTheySaySomething) {
     ASSERT_OK_AND_ASSIGN(const std::string plain, format_pool_file({.uuid = "u"}));
     EXPECT_EQ(plain.find("overcommit"), std::string::npos);
     EXPECT_EQ(plain.find("discard_bytes"), std::string::npos);
+    EXPECT_EQ(plain.find("cache"), std::string::npos);
     ASSERT_OK_AND_ASSIGN(const std::string full, format_pool_file(unusual_file()));
     EXPECT_NE(full.find("\"overcommit_percent\": 150"), std::string::npos);
+    EXPECT_NE(full.find("\"cache\": \"writeback\""), std::string::npos);
 }
 
 TEST(PoolFile, GarbageIsCorruptInOneLine) {
