@@ -106,6 +106,10 @@ class Server:
         self.process.wait()
         self.process.stdout.close()
 
+    def state(self):
+        status = self.process.poll() if self.process is not None else None
+        return "" if status is None else f"; the last server had ended with status {status}"
+
     def end(self):
         """whatever happened"""
         if self.process is not None and self.process.poll() is None:

@@ -456,7 +456,8 @@ def main():
         soak.run(arguments.hours * 3600, arguments.damage)
     except (Violation, OSError, RuntimeError, subprocess.SubprocessError) as violation:
         violations = 1
-        print(f"violation: {violation!r}", flush=True)
+        state = soak.server.state() if soak is not None else ""
+        print(f"violation: {violation!r}{state}", flush=True)
     finally:
         if soak is not None:
             soak.server.end()

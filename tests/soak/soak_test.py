@@ -21,7 +21,7 @@ def main():
     done = soak(HOURS)
     if done.returncode != 0 or "violations=0" not in done.stdout:
         sys.exit("the soak found something")
-    if not int(re.search(r" kills=(\d+)", done.stdout).group(1)) or " requests=0 " in done.stdout:
+    if not int(re.search(r" restarts=(\d+)", done.stdout).group(1)) or " requests=0 " in done.stdout:
         sys.exit("the soak did nothing")
     if HOURS == "0.1" and "rss_last_quarter" not in done.stdout:
         sys.exit("memory was not judged")
