@@ -4,7 +4,7 @@ import socket
 import struct
 
 OPT_GO, REP_ACK, REP_INFO = 7, 1, 3
-CMD_READ, CMD_WRITE, CMD_FLUSH, CMD_TRIM = 0, 1, 3, 4
+CMD_READ, CMD_WRITE, CMD_FLUSH, CMD_TRIM, CMD_WRITE_ZEROES = 0, 1, 3, 4, 6
 
 
 class Client:
@@ -73,3 +73,6 @@ class Client:
 
     def trim(self, offset, length):
         self._call(CMD_TRIM, offset, length)
+
+    def write_zeroes(self, offset, length):
+        self._call(CMD_WRITE_ZEROES, offset, length)
