@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/interleaving.h"
 #include "pool/barrier.h"
 #include "pool/removal_slice.h"
 #include "pool/volume_io.h"
@@ -179,6 +180,7 @@ private:
 bool volume_io::changed_since_durable() const noexcept {
     const metadata& metadata = engine_.metadata();
     const std::uint64_t last = metadata.last_change(*state_.device);
+    interleaving_point();
     return last > metadata.durable_transaction();
 }
 
