@@ -235,7 +235,7 @@ const std::vector<client_pair>& client_pairs() {
          .options = {.pool_blocks = mapped + 2},
          .plan = resize_and_provision},
         {.name = "metadata_snap_commit", .plan = metadata_snap_and_commit},
-        {.name = "merge_write", .plan = merge_and_write},
+        {.name = "merge_write", .options = {.pool_blocks = 12}, .plan = merge_and_write},
         {.name = "flush_fua", .plan = flush_and_fua},
         {.name = "close_io", .plan = close_and_io, .may_fail_with = {error_code::failed}},
         {.name = "mode_change_io",

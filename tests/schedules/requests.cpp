@@ -125,11 +125,18 @@ struct version {
     bool is_bound;
 };
 
+// A flush is of its volume, a write through of itself.
+bool makes_durable(const request& bound, std::uint64_t volume) {
+    return bound.kind == request_kind::commit ||
+           (bound.kind == request_kind::flush && bound.volume == volume);
+}
+
 // Whether a later version than `one` must have taken its place by the time of `bound`.
-bool is_superseded(const version& one, const std::vector<version>& all, const request& bound) {
+bool is_superseded(const version& one, const std::vector<version>& all, const request& bound,
+                   std::uint64_t volume) {
     return std::ranges::any_of(all, [&](const version& other) {
         return other.certain && one.ended < other.begun &&
-               (other.ended < bound.begun || other.is_bound);
+               (other.is_bound || (other.ended < bound.begun && makes_durable(bound, volume)));
     });
 }
 
@@ -160,7 +167,7 @@ std::string lost_by(const pool_content& begin, const requests& first, const requ
             }
             const std::uint64_t stamp = found[number].cells[cell];
             const bool legal = std::ranges::any_of(all, [&](const version& one) {
-                return one.stamp == stamp && !is_superseded(one, all, bound);
+                return one.stamp == stamp && !is_superseded(one, all, bound, number);
             });
             if (!legal) {
                 text += fmt::format(" volume {} cell {} holds {};", number, cell, stamp);

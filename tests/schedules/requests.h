@@ -99,8 +99,8 @@ using pool_content = std::array<volume_content, volumes_max>;
 [[nodiscard]] bool has_serial_order(const pool_content& begin, const requests& first,
                                     const requests& second, const pool_content& end);
 
-// Everything that had ended when `bound` began is there, and nothing that was never written.
-// What differs, or nothing.
+// What `bound` makes durable is there, and nothing that was never written. What differs, or
+// nothing.
 [[nodiscard]] std::string lost_by(const pool_content& begin, const requests& first,
                                   const requests& second, const request& bound,
                                   const pool_content& found);

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "pool/origin_mover.h"
 #include "schedules/scheduler.h"
@@ -261,7 +262,7 @@ result<void> small_pool::run_on_pool(request& one) {
         case request_kind::close_pool: is_closed_ = true; return pool_->close();
         case request_kind::break_writes: return commit_with(&stepped_device::fail_writes);
         case request_kind::break_flushes: return commit_with(&stepped_device::fail_flushes);
-        case request_kind::mend: return pool_->clear_needs_check();
+        case request_kind::mend: return mend();
         case request_kind::fail_without_space: pool_->set_error_if_no_space(true); break;
         default: break;
     }
@@ -272,6 +273,21 @@ result<void> small_pool::commit_with(void (stepped_device::*fail)(bool)) {
     (metadata_.*fail)(true);
     auto done = pool_->commit();
     (metadata_.*fail)(false);
+    return done;
+}
+
+// A flush that failed is done with when the pool has noted that it needs a check, which it tries
+// once a second.
+result<void> small_pool::mend() {
+    constexpr std::uint32_t attempts = 5;
+    mutex lock;
+    condition nobody;
+    const lock_guard held(lock);
+    auto done = pool_->clear_needs_check();
+    for (std::uint32_t i = 1; i < attempts && !done; ++i) {
+        static_cast<void>(nobody.wait_for(lock, std::chrono::seconds(2)));
+        done = pool_->clear_needs_check();
+    }
     return done;
 }
 

@@ -52,6 +52,7 @@ private:
     [[nodiscard]] result<void> move(bool down);
     [[nodiscard]] result<void> commit_with(void (stepped_device::*fail)(bool));
     [[nodiscard]] result<void> check_view();
+    [[nodiscard]] result<void> mend();
     [[nodiscard]] volume& opened(std::uint64_t number);
     [[nodiscard]] result<void> open_volume(std::uint64_t number);
     void prepare();
