@@ -86,19 +86,23 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
     pool_.reset(random.one_in(2));
     pool_content end{};
     std::string violation;
-    const bool stays_open = std::ranges::none_of(
+    bool failed = false;
+    bool stays_open = std::ranges::none_of(
         plans.first, [](const request& one) { return one.kind == request_kind::close_pool; });
-    const auto outcome = scheduler::instance().run({.seed = random.next(), .horizon = horizon},
-                                                   name_of(number), [&] {
-                                                       pool_.open(true);
-                                                       run_clients(pool_, plans);
-                                                       if (stays_open) {
-                                                           end = pool_.content();
-                                                       }
-                                                       violation = pool_.close();
-                                                   });
+    const auto body = [&] {
+        pool_.open(true);
+        run_clients(pool_, plans);
+        failed = pair_.loses_changes && pool_.has_failed();
+        stays_open = stays_open && !failed;
+        if (stays_open) {
+            end = pool_.content();
+        }
+        violation = pool_.close();
+    };
+    const schedule_choice choice{.seed = random.next(), .horizon = horizon};
+    const auto outcome = scheduler::instance().run(choice, name_of(number), body);
     if (violation.empty()) {
-        violation = pool_.check();
+        violation = pool_.check(failed);
     }
     if (violation.empty()) {
         if (stays_open) {
@@ -146,7 +150,9 @@ std::string pair_runner::judge_outcomes(const client_plans& plans, const pool_co
     for (const auto* list : {&plans.first, &plans.second}) {
         for (const request& one : *list) {
             if (wrong.empty() && one.kind == request_kind::flush && !one.failure) {
-                wrong = lost_by(pool_.beginning(), plans.first, plans.second, one, end);
+                request until_now = one;  // what came later may be there, too
+                until_now.ended = UINT64_MAX;
+                wrong = lost_by(pool_.beginning(), plans.first, plans.second, until_now, end);
             }
         }
     }

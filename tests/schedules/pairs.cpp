@@ -240,7 +240,7 @@ const std::vector<client_pair>& client_pairs() {
         {.name = "close_io", .plan = close_and_io, .may_fail_with = {error_code::failed}},
         {.name = "mode_change_io",
          .plan = mode_change_and_io,
-         .may_fail_with = {error_code::io_error, error_code::read_only},
+         .may_fail_with = {error_code::io_error, error_code::read_only, error_code::failed},
          .loses_changes = true},
     };
     return all;

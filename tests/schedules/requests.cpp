@@ -189,7 +189,7 @@ std::string to_string(const request& one) {
                                    names[static_cast<std::size_t>(one.kind)], one.volume, one.first,
                                    one.count, one.value);
     if (one.failure) {
-        text += fmt::format(" -> {}", to_string(*one.failure));
+        text += " -> " + one.message;
     }
     for (const std::uint64_t stamp : one.seen) {
         text += stamp == torn ? " torn" : fmt::format(" {}", stamp);

@@ -68,6 +68,7 @@ struct request {
     std::uint64_t begun = 0;  // steps of the scheduler
     std::uint64_t ended = 0;
     std::optional<error_code> failure{};
+    std::string message{};              // of the failure
     std::vector<std::uint64_t> seen{};  // stamps
     std::optional<power_cut> cut{};
 

@@ -163,6 +163,10 @@ volume& small_pool::opened(std::uint64_t number) {
     return *volumes_[number];
 }
 
+bool small_pool::has_failed() const {
+    return pool_->mode() == pool_mode::fail;
+}
+
 pool_content small_pool::content() {
     pool_content found{};
     const auto devices = pool_->list_devices();
@@ -189,7 +193,7 @@ std::string small_pool::close() {
     return closed ? std::string() : "close: " + closed.error().to_string();
 }
 
-std::string small_pool::check() {
+std::string small_pool::check(bool may_need_check) {
     const auto view = thin_metadata::open_offline(metadata_, {});
     if (!view) {
         return view.error().to_string();
@@ -199,7 +203,7 @@ std::string small_pool::check() {
         return report.error().to_string();
     }
     std::string text;
-    if (!report->is_clean() || report->needs_check) {
+    if (!report->is_clean() || (report->needs_check && !may_need_check)) {
         text = "the metadata is not clean;";
         for (const auto& finding : report->findings) {
             text += " " + finding.text + ";";
@@ -215,6 +219,7 @@ void small_pool::perform(request& one) {
     one.ended = steps.step();
     if (!done) {
         one.failure = done.error().code();
+        one.message = done.error().to_string();
     } else if (one.cuts_power) {
         one.cut = {metadata_.after_power_cut(one.cut_keeps_cache), data_.after_power_cut(false)};
     }

@@ -41,7 +41,9 @@ public:
     // Drops the handles and closes the pool, unless a client did. What failed, or nothing.
     [[nodiscard]] std::string close();
     // What a full check of the metadata finds, or nothing.
-    [[nodiscard]] std::string check();
+    [[nodiscard]] std::string check(bool may_need_check = false);
+    // It can only be closed, and opened again.
+    [[nodiscard]] bool has_failed() const;
 
     // Runs it and fills in what came of it.
     void perform(request& one);
