@@ -149,7 +149,9 @@ std::string pair_runner::judge_outcomes(const client_plans& plans, const pool_co
     std::string wrong = lost_by(pool_.beginning(), plans.first, plans.second, nothing, end);
     for (const auto* list : {&plans.first, &plans.second}) {
         for (const request& one : *list) {
-            if (wrong.empty() && one.kind == request_kind::flush && !one.failure) {
+            const bool is_durable =
+                one.kind == request_kind::flush || one.kind == request_kind::write_fua;
+            if (wrong.empty() && is_durable && !one.failure) {
                 request until_now = one;  // what came later may be there, too
                 until_now.ended = UINT64_MAX;
                 wrong = lost_by(pool_.beginning(), plans.first, plans.second, until_now, end);

@@ -210,6 +210,8 @@ client_plans mode_change_and_io(random_generator& random) {
     plans.second = {write_some(random, 0, random.below(3), second_clients), read(0, 0, 6),
                     write_some(random, 0, random.below(3), second_clients + 1)};
     add_sometimes(random, plans.second, durable(kind::flush, 0, false));
+    add_sometimes(random, plans.second,
+                  write_fua(0, random.below(6), 1, second_clients + 3, false));
     plans.second.push_back(write_some(random, 2, 1, second_clients + 2));
     return plans;
 }

@@ -160,8 +160,8 @@ std::string lost_by(const pool_content& begin, const requests& first, const requ
                 for (const request& one : *list) {
                     if (one.is_write() && one.volume == number && one.covers(cell) &&
                         one.begun < bound.ended) {
-                        all.push_back(
-                            {one.stamp(), one.begun, one.ended, !one.failure, &one == &bound});
+                        const bool is_bound = one.kind == bound.kind && one.begun == bound.begun;
+                        all.push_back({one.stamp(), one.begun, one.ended, !one.failure, is_bound});
                     }
                 }
             }
