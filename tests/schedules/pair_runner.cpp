@@ -51,6 +51,10 @@ void run_clients(small_pool& pool, client_plans& plans) {
     turns.end_window();
 }
 
+bool has(const requests& list, request_kind kind) {
+    return std::ranges::any_of(list, [&](const request& one) { return one.kind == kind; });
+}
+
 std::string told(const client_plans& plans) {
     std::string text;
     for (const auto* list : {&plans.first, &plans.second}) {
@@ -87,8 +91,7 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
     pool_content end{};
     std::string violation;
     bool failed = false;
-    bool stays_open = std::ranges::none_of(
-        plans.first, [](const request& one) { return one.kind == request_kind::close_pool; });
+    bool stays_open = !has(plans.first, request_kind::close_pool);
     const auto body = [&] {
         pool_.open(true);
         run_clients(pool_, plans);
@@ -102,7 +105,8 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
     const schedule_choice choice{.seed = random.next(), .horizon = horizon};
     const auto outcome = scheduler::instance().run(choice, name_of(number), body);
     if (violation.empty()) {
-        violation = pool_.check(failed);
+        violation =
+            pool_.check(failed || (pair_.loses_changes && !has(plans.first, request_kind::mend)));
     }
     if (violation.empty()) {
         if (stays_open) {

@@ -78,7 +78,8 @@ client_plans provision_and_discard(random_generator& random) {
     add_sometimes(random, plans.first, read(0, 2 * block, 2));
     plans.first.push_back(write_some(random, 0, block, first_clients));
     plans.first.push_back(read(0, 2 * block, 2));
-    plans.second = {discard(0, block)};
+    add_sometimes(random, plans.second, write_some(random, 0, block, second_clients + 1));
+    plans.second.push_back(discard(0, block));
     add_sometimes(random, plans.second, on_pool(kind::commit));
     plans.second.push_back(write_some(random, 2, 1, second_clients));
     plans.second.push_back(read(2, 2, 2));
@@ -201,12 +202,14 @@ client_plans close_and_io(random_generator& random) {
     return plans;
 }
 
-// The metadata fails, the pool is read-only, and is mended.
+// The metadata fails, the pool is read-only, and mostly it is mended.
 client_plans mode_change_and_io(random_generator& random) {
     client_plans plans;
     plans.first = {write_some(random, 0, 2, first_clients),
-                   on_pool(random.one_in(2) ? kind::break_writes : kind::break_flushes),
-                   on_pool(kind::mend)};
+                   on_pool(random.one_in(2) ? kind::break_writes : kind::break_flushes)};
+    if (!random.one_in(4)) {
+        plans.first.push_back(on_pool(kind::mend));
+    }
     plans.second = {write_some(random, 0, random.below(3), second_clients), read(0, 0, 6),
                     write_some(random, 0, random.below(3), second_clients + 1)};
     add_sometimes(random, plans.second, durable(kind::flush, 0, false));
