@@ -7,6 +7,10 @@
 #include <mutex>
 #include <shared_mutex>
 
+#if defined(UTHIN_SCHEDULES)
+#include "base/scheduled.h"
+#endif
+
 #if defined(__clang__)
 #define UTHIN_THREAD_ATTRIBUTE(x) __attribute__((x))
 #else
@@ -28,14 +32,26 @@
 
 namespace uthin {
 
+namespace threading {
+#if defined(UTHIN_SCHEDULES)
+using scheduled::condition_variable;
+using scheduled::mutex;
+using scheduled::shared_mutex;
+#else
+using std::condition_variable;
+using std::mutex;
+using std::shared_mutex;
+#endif
+}  // namespace threading
+
 class CAPABILITY("mutex") mutex {
 public:
     void lock() ACQUIRE() { mutex_.lock(); }
     void unlock() RELEASE() { mutex_.unlock(); }
-    [[nodiscard]] std::mutex& native() noexcept { return mutex_; }
+    [[nodiscard]] threading::mutex& native() noexcept { return mutex_; }
 
 private:
-    std::mutex mutex_;
+    threading::mutex mutex_;
 };
 
 class CAPABILITY("mutex") shared_mutex {
@@ -46,7 +62,7 @@ public:
     void unlock_shared() RELEASE_SHARED() { mutex_.unlock_shared(); }
 
 private:
-    std::shared_mutex mutex_;
+    threading::shared_mutex mutex_;
 };
 
 class SCOPED_CAPABILITY lock_guard {
@@ -86,13 +102,13 @@ private:
 class condition {
 public:
     void wait(mutex& m) REQUIRES(m) {
-        std::unique_lock<std::mutex> held(m.native(), std::adopt_lock);
+        std::unique_lock<threading::mutex> held(m.native(), std::adopt_lock);
         condition_.wait(held);
         held.release();
     }
     template <class Duration>
     bool wait_for(mutex& m, Duration timeout) REQUIRES(m) {
-        std::unique_lock<std::mutex> held(m.native(), std::adopt_lock);
+        std::unique_lock<threading::mutex> held(m.native(), std::adopt_lock);
         const bool notified = condition_.wait_for(held, timeout) == std::cv_status::no_timeout;
         held.release();
         return notified;
@@ -101,7 +117,7 @@ public:
     void notify_all() noexcept { condition_.notify_all(); }
 
 private:
-    std::condition_variable condition_;
+    threading::condition_variable condition_;
 };
 
 }  // namespace uthin

@@ -8,7 +8,7 @@ namespace uthin {
 
 result<void> thread::start(std::function<void()> body) {
     try {
-        thread_ = std::thread(std::move(body));
+        thread_ = threading::thread(std::move(body));
     } catch (const std::system_error& refused) {
         return fail(error_code::out_of_memory, "starting a thread", refused.code().value());
     }
@@ -22,7 +22,11 @@ void thread::join() {
 }
 
 void yield_thread() noexcept {
+#if defined(UTHIN_SCHEDULES)
+    scheduled::yield();
+#else
     std::this_thread::yield();
+#endif
 }
 
 std::uint32_t processor_count() noexcept {
@@ -30,9 +34,13 @@ std::uint32_t processor_count() noexcept {
 }
 
 std::uint32_t thread_number() noexcept {
+#if defined(UTHIN_SCHEDULES)
+    return scheduled::number();
+#else
     static std::atomic<std::uint32_t> next{0};
     thread_local const std::uint32_t number = next.fetch_add(1, std::memory_order_relaxed);
     return number;
+#endif
 }
 
 }  // namespace uthin

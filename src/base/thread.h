@@ -10,7 +10,19 @@
 
 #include "base/result.h"
 
+#if defined(UTHIN_SCHEDULES)
+#include "base/scheduled.h"
+#endif
+
 namespace uthin {
+
+namespace threading {
+#if defined(UTHIN_SCHEDULES)
+using scheduled::thread;
+#else
+using std::thread;
+#endif
+}  // namespace threading
 
 class thread {
 public:
@@ -25,7 +37,7 @@ public:
     void join();
 
 private:
-    std::thread thread_;
+    threading::thread thread_;
 };
 
 // Lets another thread run, in loops that wait for a few instructions of it.

@@ -21,6 +21,7 @@ void data_epochs::tell_waiting() noexcept {
 std::uint32_t data_epochs::begin_grace() noexcept {
     const std::uint32_t left = generation_.load(std::memory_order_relaxed);  // only we store it
     generation_.store(1 - left, std::memory_order_seq_cst);
+    interleaving_point();
     return left;
 }
 
@@ -40,6 +41,7 @@ void data_epochs::wait(std::uint32_t generation) {
     }
     lock_guard held(lock_);
     waiting_.store(true, std::memory_order_seq_cst);
+    interleaving_point();
     while (!ended(generation)) {
         dropped_.wait(lock_);
     }

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/interleaving.h"
 #include "base/mutex.h"
 #include "uthin/thin.h"
 
@@ -53,7 +54,9 @@ private:
         for (;;) {
             const std::uint32_t generation = generation_.load(std::memory_order_seq_cst);
             const std::uint32_t slot = generation * shard_count + shard;
+            interleaving_point();
             counters_[slot].pins.fetch_add(1, std::memory_order_seq_cst);
+            interleaving_point();
             if (generation_.load(std::memory_order_seq_cst) == generation) {
                 return slot;
             }
@@ -64,6 +67,7 @@ private:
     // counters in wait(): one of the two sees the other.
     void unpin(std::uint32_t slot) noexcept {
         counters_[slot].pins.fetch_sub(1, std::memory_order_seq_cst);
+        interleaving_point();
         if (waiting_.load(std::memory_order_seq_cst)) {
             tell_waiting();
         }

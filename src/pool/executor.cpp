@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "base/interleaving.h"
+
 namespace uthin::pool_engine {
 
 void work::finish() {
@@ -64,6 +66,7 @@ bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
             return false;
         }
     }
+    interleaving_point();
     const bool had_changes = host_.has_changes();
     turns_.fetch_add(1, std::memory_order_relaxed);
     requests_.fetch_add(1, std::memory_order_relaxed);
@@ -78,6 +81,7 @@ bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
     }
     // Other commits are the thread's. It sleeps until the next one is due, for long if there were
     // no changes when it fell asleep.
+    interleaving_point();
     const bool wanted = !for_commit_.empty() || !for_space_.empty() || !background_.empty() ||
                         (!had_changes && host_.has_changes()) || host_.commit_is_due();
     if (wanted) {

@@ -29,6 +29,7 @@ bool io_tickets::wait_at_door(std::uint32_t shard_index, io_kind kind) noexcept 
             }
         }
         shards_[shard_index].tickets[slot(kind)].fetch_add(1, std::memory_order_seq_cst);
+        interleaving_point();
         if (closed_[slot(kind)].load(std::memory_order_seq_cst) == 0) {
             return true;
         }
@@ -54,6 +55,7 @@ void io_tickets::open_door(bool reads_too) {
 // A counter that was seen at zero after the door closed can only rise for a taker that turns back
 // at once and touches nothing, so the shards need not be seen at zero at the same time.
 bool io_tickets::drained(bool reads_too) const {
+    interleaving_point();
     for (const shard& one : shards_) {
         if (one.tickets[slot(io_kind::write)].load(std::memory_order_seq_cst) != 0) {
             return false;

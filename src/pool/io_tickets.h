@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/interleaving.h"
 #include "base/mutex.h"
 #include "base/result.h"
 #include "uthin/thin.h"
@@ -70,6 +71,7 @@ private:
     // taker turns back at the closed door, or the closer sees the ticket.
     [[nodiscard]] bool enter(std::uint32_t shard_index, io_kind kind) noexcept {
         shards_[shard_index].tickets[slot(kind)].fetch_add(1, std::memory_order_seq_cst);
+        interleaving_point();
         return closed_[slot(kind)].load(std::memory_order_seq_cst) == 0 ||
                wait_at_door(shard_index, kind);
     }
@@ -78,6 +80,7 @@ private:
     // The decrement releases (seq_cst includes it) and drained() acquires: IT3.
     void release(std::uint32_t shard_index, io_kind kind) noexcept {
         shards_[shard_index].tickets[slot(kind)].fetch_sub(1, std::memory_order_seq_cst);
+        interleaving_point();
         if (closed_[slot(kind)].load(std::memory_order_seq_cst) != 0) {
             on_release_();
         }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/interleaving.h"
 #include "base/thread.h"
 
 namespace uthin::pool_engine {
@@ -52,6 +53,7 @@ bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_b
 std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
     on_miss.epoch = epoch_.load(std::memory_order_acquire);
     const set& where = set_of(block);
+    interleaving_point();
     on_miss.version = where.version.load(std::memory_order_acquire);
     if ((on_miss.version & 1) != 0 || block.value() >= virtual_block_limit) {
         on_miss.version |= 1;  // fill() will refuse
@@ -60,11 +62,13 @@ std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_m
     const std::uint64_t wanted = first_word(block, on_miss.epoch);
     for (const entry& one : where.entries) {
         const std::uint64_t first = one.first.load(std::memory_order_acquire);
+        interleaving_point();
         if (first != wanted) {
             continue;
         }
         const std::uint64_t second = one.second.load(std::memory_order_acquire);
         if (matches(first, second, block, on_miss.epoch)) {
+            interleaving_point();
             if (where.version.load(std::memory_order_relaxed) != on_miss.version) {
                 break;
             }
@@ -75,6 +79,7 @@ std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_m
 }
 
 void mapping_cache::lock(set& where) {
+    interleaving_point();
     for (;;) {
         std::uint64_t version = where.version.load(std::memory_order_relaxed);
         if ((version & 1) == 0 &&
@@ -88,6 +93,7 @@ void mapping_cache::lock(set& where) {
 
 // Also when nothing was changed: a new version voids the misses of before (MC2).
 void mapping_cache::unlock(set& where) {
+    interleaving_point();
     where.version.store(where.version.load(std::memory_order_relaxed) + 1,
                         std::memory_order_release);
 }
@@ -97,6 +103,7 @@ void mapping_cache::store(entry& where, virtual_block block, const lookup_result
     const std::uint64_t second = (mapping.block.value() & data_block_mask) |
                                  (mapping.shared ? shared_bit : 0) | valid_bit | epoch_high(epoch);
     where.first.store(first_word(block, epoch), std::memory_order_release);
+    interleaving_point();
     where.second.store(second, std::memory_order_release);
 }
 
@@ -123,6 +130,7 @@ mapping_cache::entry& mapping_cache::victim(set& where, virtual_block block, std
 // be old) or by another fill (then we lose a little). Its success orders the stores behind it.
 void mapping_cache::fill(virtual_block block, const miss& from, const lookup_result& mapping) {
     std::uint64_t expected = from.version;
+    interleaving_point();
     set& where = set_of(block);
     if ((expected & 1) != 0 ||
         !where.version.compare_exchange_strong(expected, expected + 1, std::memory_order_acquire,
@@ -166,6 +174,7 @@ void mapping_cache::invalidate(range<virtual_block> blocks) {
 }
 
 void mapping_cache::advance_epoch() {
+    interleaving_point();
     epoch_.fetch_add(1, std::memory_order_acq_rel);
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/interleaving.h"
 #include "pool/barrier.h"
 #include "pool/removal_slice.h"
 #include "pool/volume_io.h"
@@ -179,16 +180,22 @@ private:
 bool volume_io::changed_since_durable() const noexcept {
     const metadata& metadata = engine_.metadata();
     const std::uint64_t last = metadata.last_change(*state_.device);
+    interleaving_point();
     return last > metadata.durable_transaction();
+}
+
+bool volume_io::has_lost_changes() const noexcept {
+    return state_.lost_changes.load() || engine_.metadata().aborted_changes(*state_.device);
 }
 
 result<void> volume_io::flush() {
     UTHIN_TRY(engine_.alive());
-    if (state_.lost_changes.load()) {
+    const bool changed = changed_since_durable();
+    if (has_lost_changes()) {
         return fail(error_code::io_error, "changes of the volume were lost; open it again");
     }
     engine_.count().flushes.add();
-    if (!changed_since_durable()) {
+    if (!changed) {
         engine_.count().clean_flushes.add();
         return engine_.flush_data();
     }

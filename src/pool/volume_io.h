@@ -64,6 +64,9 @@ public:
     [[nodiscard]] result<void> flush();
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
     [[nodiscard]] bool changed_since_durable() const noexcept;
+    // Asked after changed_since_durable(): an abort notes that it throws changes away before the
+    // volume counts as unchanged, and `lost_changes` is set when all is undone.
+    [[nodiscard]] bool has_lost_changes() const noexcept;
 
     // volume_origin.cpp. The caller holds the blocks in the volume's write gate.
 

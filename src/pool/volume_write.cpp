@@ -133,7 +133,7 @@ result<void> volume_io::write_hits(const write_source& source, std::uint64_t end
     }
     // ORDER: FLUSH rule. Asked after the lookups: if all changes are durable now, these mappings
     // are, and the data alone is left to be made durable.
-    const bool durable_mappings = progress.fua && !changed_since_durable();
+    const bool durable_mappings = progress.fua && !changed_since_durable() && !has_lost_changes();
     const bool direct_fua = durable_mappings && !progress.owes_flush;
     progress.owes_flush = progress.owes_flush || (progress.fua && !direct_fua);
     UTHIN_TRY(io.run(direct_fua));

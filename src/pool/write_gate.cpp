@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/interleaving.h"
+
 namespace uthin::pool_engine {
 
 namespace {
@@ -25,6 +27,7 @@ bool write_gate::is_passed(range<virtual_block> blocks) const {
 write_gate::pass::pass(write_gate& gate, range<virtual_block> blocks)
     : gate_(gate), blocks_(blocks) {
     if (!gate_.working()) {
+        interleaving_point();
         return;
     }
     const lock_guard held(gate_.lock_);
@@ -59,10 +62,12 @@ write_gate::hold::~hold() {
 }
 
 bool write_gate::put_to_work() {
+    interleaving_point();
     return !working_.exchange(true);
 }
 
 void write_gate::shut_off() {
+    interleaving_point();
     working_.store(false);
     static_cast<void>(take_discards());
 }

@@ -343,8 +343,12 @@ result<void> metadata::impl::reload() {
     // Quarantines go with the space maps, so that no view could be kept valid.
     revoke_all_views();
     {
+        // Who looks something up meanwhile must not follow the roots that are thrown away: on the
+        // device their blocks hold something older.
         const exclusive_lock guard(state_lock_);
         blocks.reset();
+        published_.mapping = metadata_block(superblock.data_mapping_root);
+        published_.details = metadata_block(superblock.device_details_root);
     }
     UTHIN_TRY(load(superblock));
     std::vector<thin_device*> in_core;
