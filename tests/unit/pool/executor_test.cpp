@@ -29,6 +29,7 @@ public:
         log += ">";
         return {};
     }
+    void ran_out_of_memory() noexcept override { batch_end = out_of_memory(); }
     bool prepare_commit() override {
         if (steps == 0) {
             return false;
