@@ -5,8 +5,11 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 #include <thread>
+
+#include "base/large_heap.h"
 
 namespace {
 
@@ -191,6 +194,9 @@ std::int64_t run_on_a_thread(const std::function<std::unique_ptr<memory_trial>()
 void fail_each_allocation(const char* name,
                           const std::function<std::unique_ptr<memory_trial>()>& make,
                           memory_totals& sums) {
+    // Memory of thousands of short-lived threads is not given back to the system each time.
+    static std::once_flag is_large;
+    std::call_once(is_large, use_large_heap);
     constexpr std::uint64_t never = UINT64_MAX;
     constexpr std::uint64_t number_max = 200'000;
     verdict healthy;
