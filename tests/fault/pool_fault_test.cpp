@@ -521,6 +521,10 @@ private:
                 is_healthy = false;
             }
         }
+        if (*injected) {
+            totals_.read_only += in.engine->mode() == pool_mode::read_only ? 1U : 0U;
+            totals_.failed_pools += in.engine->mode() == pool_mode::fail ? 1U : 0U;
+        }
         std::string complaint = judge_answer(answer, *injected);
         if (complaint.empty() && *injected && faults.size() == 1) {
             complaint = judge_mode(in, *faults.front().mode, answer.has_value());
@@ -553,8 +557,6 @@ private:
     // docs/modes.md, "From mode to mode".
     std::string judge_mode(world& in, const fault_mode& fault, bool succeeded) {
         const pool_mode now = in.engine->mode();
-        totals_.read_only += now == pool_mode::read_only ? 1U : 0U;
-        totals_.failed_pools += now == pool_mode::fail ? 1U : 0U;
         const std::string is = fmt::format("mode {}: {}", to_string(now), in.engine->mode_cause());
         const pool_mode usual =
             scenario_.needs_check && !succeeded ? pool_mode::read_only : pool_mode::write;
