@@ -4,15 +4,19 @@
 #include <atomic>
 #include <system_error>
 
+#include "base/out_of_memory.h"
+
 namespace uthin {
 
 result<void> thread::start(std::function<void()> body) {
-    try {
-        thread_ = threading::thread(std::move(body));
-    } catch (const std::system_error& refused) {
-        return fail(error_code::out_of_memory, "starting a thread", refused.code().value());
-    }
-    return {};
+    return or_out_of_memory([&]() -> result<void> {
+        try {
+            thread_ = threading::thread(std::move(body));
+        } catch (const std::system_error& refused) {
+            return fail(error_code::out_of_memory, "starting a thread", refused.code().value());
+        }
+        return {};
+    });
 }
 
 void thread::join() {

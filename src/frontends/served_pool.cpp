@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 #include "base/result.h"
 #include "base/thread.h"
 #include "frontends/control/api.h"
@@ -74,9 +75,11 @@ struct served_pool::impl {
         auto next = system_clock().monotonic();
         while (!stopping.load()) {
             if (system_clock().monotonic() >= next) {
-                if (const auto dropped = directory->drop_expired(); !dropped) {
-                    log(log_level::warning, "serve", dropped.error().to_string());
-                }
+                if_memory_allows([this] {
+                    if (const auto dropped = directory->drop_expired(); !dropped) {
+                        log(log_level::warning, "serve", dropped.error().to_string());
+                    }
+                });
                 next = system_clock().monotonic() + house_interval;
             }
             system_clock().sleep_for(house_step);

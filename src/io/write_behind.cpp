@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/assert.h"
+#include "base/out_of_memory.h"
 #include "base/result.h"
 
 namespace uthin::io {
@@ -124,7 +125,8 @@ void write_behind::write_pieces() {
             end = handed_over_;
             failed = !outcome_;
         }
-        auto done = failed ? result<void>() : write_some(begin, end);
+        auto done =
+            failed ? result<void>() : or_out_of_memory([&] { return write_some(begin, end); });
         const lock_guard held(lock_);
         if (!done) {
             outcome_ = std::move(done);

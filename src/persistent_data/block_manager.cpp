@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/kept_by_thread.h"
+#include "base/out_of_memory.h"
 
 namespace uthin::persistent_data {
 namespace {
@@ -138,7 +139,8 @@ result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
             }
             ++in.loads[where.value()].readers;
         }
-        result<block_ref> fresh = read_uncached(where, kind);
+        // Whatever becomes of it: a reader that is never taken off would void every later load.
+        result<block_ref> fresh = or_out_of_memory([&] { return read_uncached(where, kind); });
         const lock_guard guard(in.lock);
         const auto load = in.loads.find(where.value());
         const bool stale = load->second.stale;
@@ -155,7 +157,7 @@ result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
             continue;  // published, written and evicted while we read: what we have may be older
         }
         if (fresh) {
-            insert_clean(in, *fresh);
+            if_memory_allows([&]() REQUIRES(in.lock) { insert_clean(in, *fresh); });
         }
         return fresh;
     }
@@ -166,16 +168,17 @@ void block_manager::insert_clean(shard& in, const block_ref& loaded) {
     add(in, loaded, false);
 }
 
+// Without memory for it nothing is added; at most a free place more is left.
 void block_manager::add(shard& in, const block_ref& page, bool dirty) {
-    auto place = static_cast<std::uint32_t>(in.sweep_order.size());
     if (in.free_places.empty()) {
-        in.sweep_order.push_back(page.where().value());
-    } else {
-        place = in.free_places.back();
-        in.free_places.pop_back();
-        in.sweep_order[place] = page.where().value();
+        in.sweep_order.push_back(no_block);
+        in.free_places.reserve(in.sweep_order.capacity());  // so that remove() needs no memory
+        in.free_places.push_back(static_cast<std::uint32_t>(in.sweep_order.size() - 1));
     }
+    const std::uint32_t place = in.free_places.back();
     in.entries.emplace(page.where().value(), entry{page, dirty, place});
+    in.free_places.pop_back();
+    in.sweep_order[place] = page.where().value();
     cached_count_.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -218,21 +221,28 @@ void block_manager::make_room(shard& in) {
 void block_manager::prefetch(std::span<const metadata_block> blocks, block_kind kind) {
     std::vector<block_ref> fresh;
     std::vector<io_op> ops;
-    for (const metadata_block where : blocks) {
-        if (where.value() >= block_count() || find_cached(where)) {
-            continue;
+    // What there is no memory for is read when it is wanted.
+    if_memory_allows([&] {
+        fresh.reserve(blocks.size());
+        ops.reserve(blocks.size());
+        for (const metadata_block where : blocks) {
+            if (where.value() >= block_count() || find_cached(where)) {
+                continue;
+            }
+            block_ref target = make_page(where, kind);
+            shard& in = shard_of(where);
+            const lock_guard guard(in.lock);
+            ++in.loads[where.value()].readers;
+            ops.push_back({io_kind::read, offset_of(where), target.page_->mutable_bytes()});
+            fresh.push_back(std::move(target));
         }
-        block_ref target = make_page(where, kind);
-        ops.push_back({io_kind::read, offset_of(where), target.page_->mutable_bytes()});
-        fresh.push_back(std::move(target));
-        shard& in = shard_of(where);
-        const lock_guard guard(in.lock);
-        ++in.loads[where.value()].readers;
-    }
-    const bool good = ops.empty() || device_.run(ops).has_value();
+    });
+    const bool good = ops.empty() || or_out_of_memory([&] { return device_.run(ops); });
     blocks_read_.fetch_add(fresh.size(), std::memory_order_relaxed);
     for (const block_ref& loaded : fresh) {
-        const bool valid = good && check_block(kind, loaded.where(), loaded.bytes()).has_value();
+        const bool valid = good && or_out_of_memory([&] {
+                               return check_block(kind, loaded.where(), loaded.bytes());
+                           });
         shard& in = shard_of(loaded.where());
         const lock_guard guard(in.lock);
         const auto load = in.loads.find(loaded.where().value());
@@ -241,7 +251,7 @@ void block_manager::prefetch(std::span<const metadata_block> blocks, block_kind 
             in.loads.erase(load);
         }
         if (valid && !stale && !in.entries.contains(loaded.where().value())) {
-            insert_clean(in, loaded);
+            if_memory_allows([&]() REQUIRES(in.lock) { insert_clean(in, loaded); });
         }
     }
 }

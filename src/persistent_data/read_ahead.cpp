@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "base/out_of_memory.h"
+
 namespace uthin::persistent_data {
 
 read_ahead::read_ahead(block_device& device, std::uint64_t block_count,
@@ -13,13 +15,16 @@ read_ahead::read_ahead(block_device& device, std::uint64_t block_count,
     const std::uint32_t wanted =
         order_.size() < threaded_blocks_min ? 0 : std::min(processor_count(), threads_max);
     windows_.resize(std::size_t{2} * wanted + 2);
-    for (std::uint32_t count = 0; count < wanted; ++count) {
-        auto worker = std::make_unique<thread>();
-        if (!worker->start([this] { work(); })) {
-            break;
+    if_memory_allows([&] {
+        threads_.reserve(wanted);
+        for (std::uint32_t count = 0; count < wanted; ++count) {
+            auto worker = std::make_unique<thread>();
+            if (!worker->start([this] { work(); })) {
+                break;
+            }
+            threads_.push_back(std::move(worker));
         }
-        threads_.push_back(std::move(worker));
-    }
+    });
 }
 
 read_ahead::~read_ahead() {
@@ -41,12 +46,17 @@ void read_ahead::work() {
         const std::size_t index = next_window_++;
         window& into = windows_[index % windows_.size()];
         lock_.unlock();
-        load(index, into);
+        load_if_possible(index, into);
         lock_.lock();
         into.ready = true;
         changed_.notify_all();
     }
     lock_.unlock();
+}
+
+void read_ahead::load_if_possible(std::size_t index, window& into) {
+    into.slots.clear();
+    if_memory_allows([&] { load(index, into); });
 }
 
 void read_ahead::load(std::size_t index, window& into) {
@@ -107,7 +117,7 @@ void read_ahead::enter(std::size_t index) {
         changed_.notify_all();
     }
     if (threads_.empty() && !wanted.ready) {
-        load(index, wanted);
+        load_if_possible(index, wanted);
         wanted.ready = true;
     }
     while (!wanted.ready) {
@@ -131,7 +141,11 @@ block_ref read_ahead::take(metadata_block where) {
     }
     at_ = found + 1;
     window& from = windows_[index % windows_.size()];
-    const std::uint16_t slot = std::exchange(from.slots[found % window_blocks], unsound);
+    const std::size_t place = found % window_blocks;
+    if (place >= from.slots.size()) {
+        return {};  // there was no memory for the window
+    }
+    const std::uint16_t slot = std::exchange(from.slots[place], unsound);
     if (slot == unsound) {
         return {};
     }

@@ -53,6 +53,8 @@ private:
 
     void work();
     void load(std::size_t index, window& into);
+    // Gives none of its blocks when there is no memory.
+    void load_if_possible(std::size_t index, window& into);
     // Gives up the windows before this one and waits until it is ready.
     void enter(std::size_t index);
     [[nodiscard]] std::size_t window_count() const noexcept {

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -33,8 +34,8 @@ public:
             auto state = engine_.find_open(id);
             if (state != nullptr &&
                 std::find(closed_.begin(), closed_.end(), state) == closed_.end()) {
-                state->tickets.close_door(reads_too_);
-                closed_.push_back(std::move(state));
+                remember(std::move(state));
+                closed_.back()->tickets.close_door(reads_too_);
             }
         }
         for (const auto& state : closed_) {
@@ -67,6 +68,15 @@ protected:
     engine& engine_;
 
 private:
+    void remember(std::shared_ptr<volume_state> state) {
+        try {
+            closed_.push_back(std::move(state));
+        } catch (const std::bad_alloc&) {
+            acted_ = true;  // as far as it ever will: the doors closed so far are opened
+            throw;
+        }
+    }
+
     const std::vector<device_id> devices_;
     const bool reads_too_;
     bool acted_ = false;

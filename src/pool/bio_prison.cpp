@@ -1,12 +1,19 @@
 #include "pool/bio_prison.h"
 
+#include <new>
+
 namespace uthin::pool_engine {
 
 bio_prison::cells::cells(bio_prison& prison, device_id device, virtual_block first,
                          std::uint64_t count_max)
     : prison_(prison), device_(device), first_(first) {
-    while (count_ < count_max && prison_.try_take({device_.value(), first_.value() + count_})) {
-        ++count_;
+    try {
+        while (count_ < count_max && prison_.try_take({device_.value(), first_.value() + count_})) {
+            ++count_;
+        }
+    } catch (const std::bad_alloc&) {
+        keep(0);
+        throw;
     }
     if (count_ == 0) {
         prison_.wait({device_.value(), first_.value()});

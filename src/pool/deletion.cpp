@@ -1,5 +1,6 @@
 #include "pool/deletion.h"
 
+#include "base/out_of_memory.h"
 #include "pool/engine.h"
 #include "pool/removal_slice.h"
 
@@ -47,9 +48,13 @@ work::next deletion::run() {
     if (era_ != engine_.era()) {
         return stop(error(error_code::io_error, "the transaction was aborted"));
     }
-    auto empty = remove_slice();
+    auto empty = or_out_of_memory([this] { return remove_slice(); });
     if (!empty) {
-        static_cast<void>(engine_.refuse(*this, empty.error()));
+        if (empty.error().code() == error_code::out_of_memory) {
+            engine_.ran_out_of_memory();
+        } else {
+            static_cast<void>(engine_.refuse(*this, empty.error()));
+        }
         return stop(std::move(empty).error());
     }
     if (!*empty) {
@@ -82,7 +87,8 @@ void deletion::finish() {
     status_.id = id_;
     status_.done = true;
     if (!outcome()) {
-        status_.failure = outcome().error();
+        status_.failure = out_of_memory().error();
+        if_memory_allows([this]() REQUIRES(status_lock_) { status_.failure = outcome().error(); });
     } else {
         status_.blocks_left = 0;
     }

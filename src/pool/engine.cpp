@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "pool/trimmer.h"
 
 namespace uthin::pool_engine {
@@ -35,9 +36,7 @@ void engine::abandon() {
         return;
     }
     begin_closing();
-    for (const auto& state : open_states()) {
-        state->tickets.close_for_good();
-    }
+    for_each_open([](volume_state& state) { state.tickets.close_for_good(); });
     trimmer_->stop();
     executor_.stop();
     closed_.store(true);
@@ -116,8 +115,10 @@ void engine::watch_thresholds() {
     const auto blocks = metadata_->metadata_device_blocks();
     metadata_low_watermark_.store(blocks ? std::min(watermark_max, *blocks / 4) : 0);
     metadata_->set_data_threshold(low_water_blocks_.load(), [this] {
-        raise(pool_event::low_data_space,
-              fmt::format("only {} data blocks are free", low_water_blocks_.load()));
+        if_memory_allows([this] {
+            raise(pool_event::low_data_space,
+                  fmt::format("only {} data blocks are free", low_water_blocks_.load()));
+        });
     });
 }
 
@@ -127,19 +128,19 @@ result<void> engine::close() {
         return {};
     }
     begin_closing();
-    for (const auto& state : open_states()) {
-        state->tickets.close_for_good();
-        while (!state->tickets.drained(true)) {
+    for_each_open([this](volume_state& state) {
+        state.tickets.close_for_good();
+        while (!state.tickets.drained(true)) {
             lock_guard held(mode_lock_);
             space_.wait_for(mode_lock_, std::chrono::milliseconds(1));
         }
-    }
+    });
     trimmer_->stop();
     executor_.stop();
     record_needs_check();
     result<void> committed;
     if (may_delete()) {
-        committed = commit_all();
+        committed = or_out_of_memory([this] { return commit_all(); });
     }
     result<void> devices = close_devices();
     closed_.store(true);

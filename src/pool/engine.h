@@ -16,6 +16,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <vector>
 
@@ -108,7 +109,7 @@ public:
     [[nodiscard]] result<void> may_delete() const;
     [[nodiscard]] result<void> allows(need wanted) const;
     // Executor.
-    void set_mode(pool_mode mode, std::string cause);
+    void set_mode(pool_mode mode, std::string_view cause);
     void raise(pool_event event, std::string text);
     [[nodiscard]] event_log& events() noexcept { return events_; }
     void set_error_if_no_space(bool error_out);
@@ -154,6 +155,7 @@ public:
     [[nodiscard]] result<void> end_batch() override;
     void begin_alone() override {}
     [[nodiscard]] result<void> end_alone() override;
+    void ran_out_of_memory() noexcept override;
     [[nodiscard]] bool prepare_commit() override;
     [[nodiscard]] result<void> commit() override;
     [[nodiscard]] bool commit_is_due() override;
@@ -211,7 +213,9 @@ private:
     void begin_closing();
     [[nodiscard]] result<void> has_metadata_for(std::uint64_t data_blocks_wanted);
     void watch_thresholds();
+    // Needs no memory.
     void metadata_failed(const error& why);
+    void give_transaction_up(const error& why);
     // Tries again what failed then.
     void record_needs_check();
     void mark_all_lost();
@@ -226,6 +230,15 @@ private:
     [[nodiscard]] std::optional<std::chrono::nanoseconds> time_left_for_space() const
         REQUIRES(mode_lock_);
     [[nodiscard]] std::vector<std::shared_ptr<volume_state>> open_states() const;
+    // Null: none is. The one with the next id; the first without `id`.
+    [[nodiscard]] std::shared_ptr<volume_state> open_after(std::optional<device_id> id) const;
+    // Without memory for a list of them.
+    template <class Fn>
+    void for_each_open(const Fn& fn) const {
+        for (auto state = open_after({}); state != nullptr; state = open_after(state->id)) {
+            fn(*state);
+        }
+    }
     [[nodiscard]] result<std::shared_ptr<volume_state>> open_state(device_id id,
                                                                    std::uint64_t size_bytes);
     [[nodiscard]] result<void> close_devices();

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "pool/engine.h"
 #include "pool/trimmer.h"
 #include "uthin/log.h"
@@ -37,13 +38,19 @@ work::next simple_work::run() {
         set_outcome(std::move(allowed));
         return next::done;
     }
+    if (!style_.counts_as_change) {
+        auto outcome = or_out_of_memory(change_);
+        if (!outcome && outcome.error().code() != error_code::out_of_memory) {
+            return engine_.refuse(*this, std::move(outcome).error());
+        }
+        set_outcome(std::move(outcome));  // without memory it has changed nothing either
+        return next::done;
+    }
     if (auto outcome = change_(); !outcome) {
         return engine_.refuse(*this, std::move(outcome).error());
     }
-    if (style_.counts_as_change) {
-        engine_.changed(true);
-        engine_.shares().all_changed();
-    }
+    engine_.changed(true);
+    engine_.shares().all_changed();
     return next::done;
 }
 
@@ -114,7 +121,16 @@ void engine::begin_batch() {
 result<void> engine::end_batch() {
     metadata_->publish_batch();
     allocated_in_batch_ = 0;
+    if (metadata_->failed() && mode() != pool_mode::fail) {
+        ran_out_of_memory();  // publishing fails for nothing else
+    }
     return end_alone();
+}
+
+void engine::ran_out_of_memory() noexcept {
+    if (!broken_by_) {
+        broken_by_ = out_of_memory().error();
+    }
 }
 
 result<void> engine::end_alone() {
@@ -136,9 +152,7 @@ result<void> engine::end_alone() {
 // ---- failure
 
 void engine::mark_all_lost() {
-    for (const auto& state : open_states()) {
-        state->lost_changes.store(true);
-    }
+    for_each_open([](volume_state& state) { state.lost_changes.store(true); });
 }
 
 // Without the record a crash now would end in a pool that opens as if nothing had been.
@@ -158,10 +172,20 @@ void engine::record_needs_check() {
 // recorded the state read back is still the last commit: reads and overwrites go on. Fail when it
 // cannot be read, or is another state: then nobody knows which one a restart would find.
 void engine::metadata_failed(const error& why) {
-    log(log_level::error, "pool", "the metadata failed: " + why.to_string());
-    if (mode() == pool_mode::read_only || mode() == pool_mode::fail) {
+    if_memory_allows(
+        [&] { log(log_level::error, "pool", "the metadata failed: " + why.to_string()); });
+    if (mode() == pool_mode::fail || (mode() == pool_mode::read_only && !metadata_->failed())) {
         return;
     }
+    try {
+        give_transaction_up(why);
+    } catch (const std::bad_alloc&) {
+        mark_all_lost();
+        set_mode(pool_mode::fail, "out of memory");
+    }
+}
+
+void engine::give_transaction_up(const error& why) {
     auto restored = metadata_->abort();
     ++era_;
     in_flight_.clear();
@@ -173,12 +197,12 @@ void engine::metadata_failed(const error& why) {
     frees_pending_ = false;
     commit_requested_ = false;
     preparation_left_.reset();
-    for (const auto& state : open_states()) {
-        if (!restored || metadata_->aborted_changes(*state->device)) {
-            state->lost_changes.store(true);
+    for_each_open([&](volume_state& state) {
+        if (!restored || metadata_->aborted_changes(*state.device)) {
+            state.lost_changes.store(true);
         }
-        state->cache.advance_epoch();
-    }
+        state.cache.advance_epoch();
+    });
     if (const auto space = metadata_->data_space()) {
         data_blocks_.store(space->total_blocks);  // a growth that was not durable is gone
     }
@@ -189,10 +213,14 @@ void engine::metadata_failed(const error& why) {
     }
     if (restored || needs_check_pending_) {
         metadata_->set_read_only();
-        set_mode(pool_mode::read_only, why.to_string());
-    } else {
-        set_mode(pool_mode::fail, why.to_string() + "; then " + restored.error().to_string());
     }
+    std::string cause = "out of memory";
+    if_memory_allows([&] {
+        cause = restored || needs_check_pending_
+                    ? why.to_string()
+                    : why.to_string() + "; then " + restored.error().to_string();
+    });
+    set_mode(restored || needs_check_pending_ ? pool_mode::read_only : pool_mode::fail, cause);
 }
 
 // A failed flush may have dropped anything written since the last good one, and a later flush would
@@ -201,16 +229,21 @@ result<void> engine::flush_data() {
     if (options_.read_only) {
         return {};
     }
-    auto flushed = data_device_->flush();
+    // Whatever it failed of. Without memory for the text the cause has none.
+    auto flushed = or_out_of_memory([this] { return data_device_->flush(); });
     if (flushed) {
         return {};
     }
     mark_all_lost();
-    const error why = flushed.error();
+    const error& why = flushed.error();
     auto given_up = run(
-        [&]() -> result<void> {
-            metadata_failed(error(error_code::io_error,
-                                  "flushing the data device: " + why.message(), why.os_errno()));
+        [&why, this]() -> result<void> {
+            error cause(error_code::io_error, "data flush", why.os_errno());
+            if_memory_allows([&] {
+                cause = error(error_code::io_error, "flushing the data device: " + why.message(),
+                              why.os_errno());
+            });
+            metadata_failed(cause);
             return {};
         },
         {.needs = need::nothing, .alone = true, .counts_as_change = false});
@@ -271,7 +304,7 @@ result<void> engine::commit() {
     const std::uint32_t grace = frees ? epochs_.begin_grace() : 0;
     // ORDER: EN2. Nobody allocates between giving back and taking again.
     giving_back_ = true;
-    auto committed = give_in_flight_back();
+    auto committed = or_out_of_memory([this] { return give_in_flight_back(); });
     giving_back_ = false;
     if (committed) {
         committed = metadata_->commit();
@@ -283,7 +316,7 @@ result<void> engine::commit() {
         counters_.commits.fetch_add(1, std::memory_order_relaxed);
         changed_ = false;
         frees_pending_ = false;
-        committed = take_in_flight_again();
+        committed = or_out_of_memory([this] { return take_in_flight_again(); });
     }
     if (committed) {
         trimmer_->committed();

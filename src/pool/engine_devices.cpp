@@ -136,7 +136,7 @@ result<void> engine::delete_in_background(device_id id) {
     UTHIN_TRY(alive());
     UTHIN_TRY(may_delete());
     UTHIN_TRY(metadata_->get_details(id));
-    std::shared_ptr<deletion> request;
+    auto request = std::make_shared<deletion>(*this, id);
     {
         lock_guard held(volumes_lock_);
         auto& slot = deletions_[id];
@@ -149,8 +149,7 @@ result<void> engine::delete_in_background(device_id id) {
             }
             return fail(error_code::busy, fmt::format("device {} is open", id.value()));
         }
-        slot = std::make_shared<deletion>(*this, id);
-        request = slot;
+        slot = request;
     }
     request->keep(request);
     executor_.submit(pool_queue_, *request);
@@ -212,6 +211,12 @@ std::vector<std::shared_ptr<volume_state>> engine::open_states() const {
     return all;
 }
 
+std::shared_ptr<volume_state> engine::open_after(std::optional<device_id> id) const {
+    lock_guard held(volumes_lock_);
+    const auto at = id ? volumes_.upper_bound(*id) : volumes_.begin();
+    return at == volumes_.end() ? nullptr : at->second.state;
+}
+
 std::size_t engine::open_volume_count() const {
     lock_guard held(volumes_lock_);
     return volumes_.size();
@@ -249,12 +254,20 @@ result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t 
                     return {};
                 }
             }
+            // What needs memory comes first: a handle that is dropped here would call the executor.
+            opened.reset(new volume({}, {}));
             auto state = UTHIN_TRY(open_state(id, size_bytes));
             state->read_only.store(read_only);
             state->origin = origin;
-            opened.reset(new volume(shared_from_this(), state));
             lock_guard held(volumes_lock_);
-            volumes_[id] = {opened, state};
+            try {
+                volumes_[id] = {opened, state};
+            } catch (const std::bad_alloc&) {
+                metadata_->close_device(std::exchange(state->device, nullptr));
+                throw;
+            }
+            opened->engine_ = shared_from_this();
+            opened->state_ = std::move(state);
             return {};
         },
         {.needs = need::nothing, .alone = true, .counts_as_change = false}));

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "pool/engine.h"
 #include "pool/trimmer.h"
 #include "uthin/log.h"
@@ -17,26 +18,29 @@ std::string engine::mode_cause() const {
 }
 
 result<void> engine::alive() const {
-    if (closed_.load() || closing_.load()) {
-        return fail(error_code::failed, "the pool was closed");
+    if (is_alive()) {
+        return {};
     }
-    if (mode() == pool_mode::fail) {
-        return fail(error_code::failed, "the pool failed: " + mode_cause());
-    }
-    return {};
+    return or_out_of_memory([&]() -> result<void> {
+        return mode() == pool_mode::fail && !closed_.load() && !closing_.load()
+                   ? fail(error_code::failed, "the pool failed: " + mode_cause())
+                   : fail(error_code::failed, "the pool was closed");
+    });
 }
 
 result<void> engine::may_change() const {
-    switch (mode()) {
-        case pool_mode::write:
-        case pool_mode::out_of_data_space: return {};
-        case pool_mode::out_of_metadata_space:
-            return fail(error_code::no_metadata_space, "the pool's metadata is full");
-        case pool_mode::read_only:
-            return fail(error_code::read_only, "the pool is read-only: " + mode_cause());
-        case pool_mode::fail: break;
-    }
-    return fail(error_code::failed, "the pool failed: " + mode_cause());
+    return or_out_of_memory([&]() -> result<void> {
+        switch (mode()) {
+            case pool_mode::write:
+            case pool_mode::out_of_data_space: return {};
+            case pool_mode::out_of_metadata_space:
+                return fail(error_code::no_metadata_space, "the pool's metadata is full");
+            case pool_mode::read_only:
+                return fail(error_code::read_only, "the pool is read-only: " + mode_cause());
+            case pool_mode::fail: break;
+        }
+        return fail(error_code::failed, "the pool failed: " + mode_cause());
+    });
 }
 
 result<void> engine::may_delete() const {
@@ -52,19 +56,24 @@ result<void> engine::allows(need wanted) const {
     return may_change();
 }
 
-void engine::set_mode(pool_mode mode, std::string cause) {
+// The mode changes, whether or not there is memory to tell why.
+void engine::set_mode(pool_mode mode, std::string_view cause) {
     const pool_mode before = mode_.load();
     if (before == mode) {
         return;
     }
-    const auto id = metadata_->transaction_id();
-    const std::string change = fmt::format("{} -> {}", to_string(before), to_string(mode));
-    const std::string why = cause.empty() ? "" : ": " + cause;
-    log(mode == pool_mode::write ? log_level::info : log_level::warning, "pool",
-        fmt::format("mode {} (transaction id {}){}", change, id ? *id : 0, why));
+    std::string change;
+    if_memory_allows([&] {
+        const auto id = metadata_->transaction_id();
+        change = fmt::format("{} -> {}{}{}", to_string(before), to_string(mode),
+                             cause.empty() ? "" : ": ", cause);
+        log(mode == pool_mode::write ? log_level::info : log_level::warning, "pool",
+            fmt::format("mode {} (transaction id {})", change, id ? *id : 0));
+    });
     {
         lock_guard held(mode_lock_);
-        mode_cause_ = std::move(cause);
+        mode_cause_.clear();
+        if_memory_allows([&]() REQUIRES(mode_lock_) { mode_cause_ = cause; });
         if (mode == pool_mode::out_of_data_space) {
             out_of_space_since_ = clock_.monotonic();
         } else if (mode == pool_mode::write) {
@@ -73,15 +82,17 @@ void engine::set_mode(pool_mode mode, std::string cause) {
         mode_.store(mode);
         space_.notify_all();
     }
-    raise(pool_event::mode_changed, change + why);
+    raise(pool_event::mode_changed, std::move(change));
 }
 
 void engine::raise(pool_event event, std::string text) {
     counters_.events.fetch_add(1, std::memory_order_relaxed);
-    if (event != pool_event::mode_changed) {
-        log(log_level::warning, "pool", text);
-    }
-    events_.add({.event = event, .mode = mode(), .text = std::move(text)});
+    if_memory_allows([&] {
+        if (event != pool_event::mode_changed) {
+            log(log_level::warning, "pool", text);
+        }
+        events_.add({.event = event, .mode = mode(), .text = std::move(text)});
+    });
     if (options_.on_event) {
         options_.on_event(event);
     }
@@ -150,7 +161,9 @@ void engine::look_at_clock() {
         space_timed_out_ = true;
         space_.notify_all();
     }
-    raise(pool_event::no_space_timeout, "no space for too long: writes fail from now on");
+    if_memory_allows([this] {
+        raise(pool_event::no_space_timeout, "no space for too long: writes fail from now on");
+    });
 }
 
 void engine::set_error_if_no_space(bool error_out) {
@@ -212,8 +225,10 @@ void engine::judge_metadata_mark() {
         metadata_is_low_ = false;
     } else if (free <= mark && !metadata_is_low_) {
         metadata_is_low_ = true;
-        raise(pool_event::low_metadata_space,
-              fmt::format("only {} of {} metadata blocks are free", free, space->total_blocks));
+        if_memory_allows([&] {
+            raise(pool_event::low_metadata_space,
+                  fmt::format("only {} of {} metadata blocks are free", free, space->total_blocks));
+        });
     }
 }
 

@@ -3,8 +3,18 @@
 #include <chrono>
 
 #include "base/interleaving.h"
+#include "base/out_of_memory.h"
 
 namespace uthin::pool_engine {
+
+namespace {
+
+// A copy, as far as there is memory for its text.
+result<void> copy_of(const result<void>& outcome) {
+    return or_out_of_memory([&] { return outcome; });
+}
+
+}  // namespace
 
 void work::finish() {
     lock_guard held(lock_);
@@ -35,11 +45,11 @@ void executor::stop() {
 
 void executor::push(work& request) {
     work_queue& queue = *request.queue_;
-    queue.waiting_.push_back(&request);
+    queue.waiting_.push_back(request);
     waiting_.fetch_add(1);
     if (!queue.in_rotation_) {
         queue.in_rotation_ = true;
-        rotation_.push_back(&queue);
+        rotation_.push_back(queue);
     }
     work_added_.notify_one();
 }
@@ -73,7 +83,9 @@ bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
     if (request.runs_alone()) {
         run_alone(request);
     } else {
-        run_batch({&request});
+        work_list<work> batch;
+        batch.push_back(request);
+        run_batch(batch);
     }
     if (request.wants_commit()) {
         while (commit_if_needed() == progress::step && !should_yield()) {
@@ -97,7 +109,7 @@ result<void> executor::execute(work_queue& queue, work& request) {
         submit(queue, request);
     }
     wait_for(request);
-    return request.outcome();
+    return copy_of(request.outcome());
 }
 
 void executor::wait_for(work& request) {
@@ -157,34 +169,31 @@ void executor::loop() {
     }
 }
 
-std::vector<work*> executor::take() {
-    std::vector<work*> batch;
+void executor::take(work_list<work>& batch) {
+    const std::size_t size_max = batch.size() + batch_max_;
     lock_guard held(lock_);
     woken_ = false;
-    while (batch.size() < batch_max_ && !rotation_.empty()) {
-        work_queue& queue = *rotation_.front();
-        rotation_.pop_front();
-        batch.push_back(queue.waiting_.front());
-        queue.waiting_.pop_front();
+    while (batch.size() < size_max && !rotation_.empty()) {
+        work_queue& queue = rotation_.pop_front();
+        batch.push_back(queue.waiting_.pop_front());
         waiting_.fetch_sub(1);
         queue.in_rotation_ = !queue.waiting_.empty();
         if (queue.in_rotation_) {
-            rotation_.push_back(&queue);
+            rotation_.push_back(queue);
         }
         if (queue.waiting_.size() + 1 == queue_limit) {
             room_made_.notify_all();
         }
     }
-    return batch;
 }
 
 bool executor::turn() {
     host_.look_at_clock();
-    std::vector<work*> batch = take();
-    const std::size_t fresh = batch.size();
-    batch.insert(batch.begin(), blocked_.begin(), blocked_.end());
     const std::size_t blocked_before = blocked_.size();
-    blocked_.clear();
+    work_list<work> batch;
+    batch.take_all(blocked_);
+    take(batch);
+    const std::size_t fresh = batch.size() - blocked_before;
     if (!batch.empty()) {
         turns_.fetch_add(1, std::memory_order_relaxed);
         requests_.fetch_add(fresh, std::memory_order_relaxed);
@@ -204,62 +213,74 @@ bool executor::work_in_background() {
     }
     turns_without_slice_ = 0;
     requests_.fetch_add(1, std::memory_order_relaxed);
-    work* const request = background_.front();
-    background_.pop_front();
-    run_batch({request});
+    work_list<work> batch;
+    batch.push_back(background_.pop_front());
+    run_batch(batch);
     return true;
 }
 
-void executor::run_batch(const std::vector<work*>& batch) {
-    std::vector<finished> ran;
-    std::vector<work*> alone;
+void executor::run_one(work& request) {
+    try {
+        request.verdict_ = request.run();
+    } catch (const std::bad_alloc&) {
+        host_.ran_out_of_memory();
+        request.verdict_ = work::next::done;
+        request.set_outcome(out_of_memory());
+    }
+}
+
+void executor::run_batch(work_list<work>& batch) {
+    work_list<work> ran;
+    work_list<work> alone;
     host_.begin_batch();
-    for (work* request : batch) {
-        if (request->runs_alone()) {
+    while (!batch.empty()) {
+        work& request = batch.pop_front();
+        if (request.runs_alone()) {
             alone.push_back(request);
         } else {
-            ran.push_back({request, request->run()});
+            run_one(request);
+            ran.push_back(request);
         }
     }
-    auto ended = host_.end_batch();
-    for (finished& one : ran) {
-        if (!ended && one.verdict != work::next::blocked) {
-            one.verdict = work::next::done;
-            one.request->set_outcome(ended);
+    const auto ended = host_.end_batch();
+    ran.for_each([&](work& one) {
+        if (!ended && one.verdict_ != work::next::blocked) {
+            one.verdict_ = work::next::done;
+            one.set_outcome(copy_of(ended));
         }
-        one.request->published();
+        one.published();
+    });
+    while (!ran.empty()) {
+        sort(ran.pop_front());
     }
-    sort(ran);
-    for (work* request : alone) {
-        run_alone(*request);
+    while (!alone.empty()) {
+        run_alone(alone.pop_front());
     }
 }
 
 void executor::run_alone(work& request) {
     host_.begin_alone();
-    finished one{&request, request.run()};
+    run_one(request);
     if (auto ended = host_.end_alone(); !ended) {
-        one.verdict = work::next::done;
-        request.set_outcome(ended);
+        request.verdict_ = work::next::done;
+        request.set_outcome(std::move(ended));
     }
     request.published();
-    sort({one});
+    sort(request);
 }
 
-void executor::sort(const std::vector<finished>& ran) {
-    for (const finished& one : ran) {
-        switch (one.verdict) {
-            case work::next::blocked: blocked_.push_back(one.request); break;
-            case work::next::space: for_space_.push_back(one.request); break;
-            case work::next::again: background_.push_back(one.request); break;
-            case work::next::done:
-                if (one.request->wants_commit() && one.request->outcome()) {
-                    for_commit_.push_back(one.request);
-                } else {
-                    one.request->finish();
-                }
-                break;
-        }
+void executor::sort(work& ran) {
+    switch (ran.verdict_) {
+        case work::next::blocked: blocked_.push_back(ran); break;
+        case work::next::space: for_space_.push_back(ran); break;
+        case work::next::again: background_.push_back(ran); break;
+        case work::next::done:
+            if (ran.wants_commit() && ran.outcome()) {
+                for_commit_.push_back(ran);
+            } else {
+                ran.finish();
+            }
+            break;
     }
 }
 
@@ -277,25 +298,23 @@ executor::progress executor::commit_if_needed() {
         return progress::step;
     }
     const auto committed = host_.commit();
-    std::vector<work*> waited;
-    waited.swap(for_commit_);
-    for (work* request : waited) {
+    while (!for_commit_.empty()) {
+        work& request = for_commit_.pop_front();
         if (!committed) {
-            request->set_outcome(committed);
+            request.set_outcome(copy_of(committed));
         }
-        request->finish();
+        request.finish();
     }
-    waited.clear();
-    waited.swap(for_space_);
-    for (work* request : waited) {
+    while (!for_space_.empty()) {
+        work& request = for_space_.pop_front();
         if (!committed) {
-            request->set_outcome(committed);
-            request->finish();
+            request.set_outcome(copy_of(committed));
+            request.finish();
             continue;
         }
-        request->retried_ = true;
+        request.retried_ = true;
         lock_guard held(lock_);
-        push(*request);
+        push(request);
     }
     return progress::committed;
 }

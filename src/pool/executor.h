@@ -19,18 +19,18 @@
 //           While that thread has nothing to do, a caller of execute() runs his request himself,
 //           and the commit that it wants: two switches of threads cost more than most requests.
 //           submit, execute and wake: any thread but the executor's own.
-// Failures  Those of the requests, in work::outcome.
+// Failures  Those of the requests, in work::outcome; out_of_memory breaks the batch as an error of
+//           the metadata does. The executor's own lists need no memory.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <optional>
-#include <vector>
 
 #include "base/mutex.h"
 #include "base/result.h"
 #include "base/thread.h"
+#include "pool/work_list.h"
 
 namespace uthin::pool_engine {
 
@@ -71,8 +71,11 @@ protected:
 
 private:
     friend class executor;
+    friend class work_list<work>;
     bool retried_ = false;  // came back after next::space
+    next verdict_ = next::done;
     class work_queue* queue_ = nullptr;
+    work* following_ = nullptr;
     result<void> outcome_;
     mutex lock_;
     condition completed_;
@@ -88,8 +91,10 @@ public:
 
 private:
     friend class executor;
-    std::deque<work*> waiting_;  // guarded by the executor's lock
+    friend class work_list<work_queue>;
+    work_list<work> waiting_;  // guarded by the executor's lock
     bool in_rotation_ = false;
+    work_queue* following_ = nullptr;
 };
 
 // What the executor works for.
@@ -103,6 +108,8 @@ public:
     // Before and after a request that runs alone.
     virtual void begin_alone() = 0;
     [[nodiscard]] virtual result<void> end_alone() = 0;
+    // A request of the batch, or the one alone, found no memory half-way: as if it had broken it.
+    virtual void ran_out_of_memory() noexcept = 0;
     // Before a commit: takes a part of its work ahead. False: nothing is left that can be; failures
     // are commit()'s.
     [[nodiscard]] virtual bool prepare_commit() { return false; }
@@ -146,42 +153,39 @@ public:
     [[nodiscard]] std::uint64_t requests() const noexcept { return requests_.load(); }
 
 private:
-    struct finished {
-        work* request;
-        work::next verdict;
-    };
-
     void loop();
     // Runs `request` on the calling thread. False: there is other work, or another thread is at it.
     [[nodiscard]] bool run_here(work& request);
     // False when there was nothing to do.
     bool turn() REQUIRES(turn_lock_);
-    [[nodiscard]] std::vector<work*> take();
+    // Takes what its turn is, behind what is in `batch`.
+    void take(work_list<work>& batch);
     void push(work& request) REQUIRES(lock_);
-    void run_batch(const std::vector<work*>& batch) REQUIRES(turn_lock_);
+    // Empties it.
+    void run_batch(work_list<work>& batch) REQUIRES(turn_lock_);
     void run_alone(work& request) REQUIRES(turn_lock_);
-    void sort(const std::vector<finished>& ran) REQUIRES(turn_lock_);
+    void run_one(work& request);
+    void sort(work& ran) REQUIRES(turn_lock_);
     // Nothing was to be done, or a step towards the commit, or the commit.
     enum class progress : std::uint8_t { none, step, committed };
     progress commit_if_needed() REQUIRES(turn_lock_);
     // False when there was no background work.
     bool work_in_background() REQUIRES(turn_lock_);
-    static void complete(work& request, const result<void>* failure);
 
     executor_host& host_;
     const std::uint32_t batch_max_;
 
     mutex turn_lock_;  // whoever holds it is the executor
-    std::vector<work*> blocked_ GUARDED_BY(turn_lock_);
-    std::vector<work*> for_commit_ GUARDED_BY(turn_lock_);
-    std::vector<work*> for_space_ GUARDED_BY(turn_lock_);
-    std::deque<work*> background_ GUARDED_BY(turn_lock_);
+    work_list<work> blocked_ GUARDED_BY(turn_lock_);
+    work_list<work> for_commit_ GUARDED_BY(turn_lock_);
+    work_list<work> for_space_ GUARDED_BY(turn_lock_);
+    work_list<work> background_ GUARDED_BY(turn_lock_);
     std::uint32_t turns_without_slice_ GUARDED_BY(turn_lock_) = 0;
 
     mutex lock_;
     condition work_added_;
     condition room_made_;
-    std::deque<work_queue*> rotation_ GUARDED_BY(lock_);
+    work_list<work_queue> rotation_ GUARDED_BY(lock_);
     bool woken_ GUARDED_BY(lock_) = false;
     bool stopping_ GUARDED_BY(lock_) = false;
 

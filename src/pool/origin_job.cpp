@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "base/result.h"
+#include "base/out_of_memory.h"
 
 namespace uthin {
 
@@ -26,7 +26,12 @@ origin_job::origin_job(origin_job_info begun, device_id target, const error& cau
 }
 
 result<void> origin_job::start() {
-    auto started = thread_.start([this] { static_cast<void>(run({})); });
+    auto started = thread_.start([this] {
+        if (const auto ran = or_out_of_memory([this] { return run({}); });
+            !ran && ran.error().code() == error_code::out_of_memory) {
+            end("failed", "out of memory");
+        }
+    });
     if (!started) {
         end("failed", started.error().to_string());
     }

@@ -14,8 +14,9 @@ void partial_discards::add(virtual_block block, std::uint64_t begin, std::uint64
         if (entries_.size() >= blocks_max) {
             erase(entries_.find(oldest_first_.front()));
         }
-        oldest_first_.push_back(block.value());
-        at = entries_.emplace(block.value(), entry{{}, std::prev(oldest_first_.end())}).first;
+        std::list<std::uint64_t> youngest(1, block.value());
+        at = entries_.emplace(block.value(), entry{{}, youngest.begin()}).first;
+        oldest_first_.splice(oldest_first_.end(), youngest);
         count_.store(entries_.size());
     }
     std::vector<part>& parts = at->second.parts;

@@ -1,6 +1,7 @@
 // The public face of a pool.
 #include "uthin/pool.h"
 
+#include "base/out_of_memory.h"
 #include "pool/engine.h"
 #include "pool/trimmer.h"
 
@@ -37,34 +38,36 @@ pool::~pool() {
 result<std::unique_ptr<pool>> pool::open(std::unique_ptr<block_device> metadata_device,
                                          std::unique_ptr<block_device> data_device,
                                          pool_options options, clock& time) {
-    auto engine = std::make_shared<pool_engine::engine>(
-        std::move(metadata_device), std::move(data_device), std::move(options), time);
-    UTHIN_TRY(engine->open());
-    return std::unique_ptr<pool>(new pool(std::move(engine)));
+    return or_out_of_memory([&]() -> result<std::unique_ptr<pool>> {
+        auto engine = std::make_shared<pool_engine::engine>(
+            std::move(metadata_device), std::move(data_device), std::move(options), time);
+        UTHIN_TRY(engine->open());
+        return std::unique_ptr<pool>(new pool(std::move(engine)));
+    });
 }
 
 result<void> pool::start() {
-    return engine_->start();
+    return or_out_of_memory([&] { return engine_->start(); });
 }
 
 result<void> pool::close() {
-    return engine_->close();
+    return or_out_of_memory([&] { return engine_->close(); });
 }
 
 result<void> pool::create_thin(device_id id) {
-    return engine_->create_thin(id);
+    return or_out_of_memory([&] { return engine_->create_thin(id); });
 }
 
 result<void> pool::create_snapshots(std::span<const snapshot_request> requests) {
-    return engine_->create_snapshots(requests);
+    return or_out_of_memory([&] { return engine_->create_snapshots(requests); });
 }
 
 result<void> pool::delete_thin(device_id id) {
-    return engine_->delete_thin(id);
+    return or_out_of_memory([&] { return engine_->delete_thin(id); });
 }
 
 result<void> pool::delete_in_background(device_id id) {
-    return engine_->delete_in_background(id);
+    return or_out_of_memory([&] { return engine_->delete_in_background(id); });
 }
 
 std::vector<deletion_status> pool::deletions() const {
@@ -72,35 +75,41 @@ std::vector<deletion_status> pool::deletions() const {
 }
 
 result<void> pool::wait_for_deletion(device_id id) {
-    return engine_->wait_for_deletion(id);
+    return or_out_of_memory([&] { return engine_->wait_for_deletion(id); });
 }
 
 result<void> pool::rollback(device_id id, device_id to_snapshot, device_id graveyard_id) {
-    return engine_->rollback(id, to_snapshot, graveyard_id);
+    return or_out_of_memory([&] { return engine_->rollback(id, to_snapshot, graveyard_id); });
 }
 
 result<std::shared_ptr<volume>> pool::open_volume(device_id id, std::uint64_t size_bytes,
                                                   bool read_only,
                                                   std::unique_ptr<block_device> external_origin) {
-    std::shared_ptr<pool_engine::external_origin> origin;
-    if (external_origin != nullptr) {
-        origin = UTHIN_TRY(pool_engine::external_origin::make(std::move(external_origin)));
-    }
-    return engine_->open_volume(id, size_bytes, read_only, std::move(origin));
+    return or_out_of_memory([&]() -> result<std::shared_ptr<volume>> {
+        std::shared_ptr<pool_engine::external_origin> origin;
+        if (external_origin != nullptr) {
+            origin = UTHIN_TRY(pool_engine::external_origin::make(std::move(external_origin)));
+        }
+        return engine_->open_volume(id, size_bytes, read_only, std::move(origin));
+    });
 }
 
 result<std::vector<thin_device_info>> pool::list_devices() const {
-    UTHIN_TRY(engine_->alive());
-    return engine_->metadata().list_devices();
+    return or_out_of_memory([&]() -> result<std::vector<thin_device_info>> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->metadata().list_devices();
+    });
 }
 
 result<void> pool::commit() {
-    UTHIN_TRY(engine_->alive());
-    return engine_->commit_all();
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->commit_all();
+    });
 }
 
 result<pool_status> pool::status(bool commit_first) {
-    return engine_->status(commit_first);
+    return or_out_of_memory([&] { return engine_->status(commit_first); });
 }
 
 pool_counters pool::counters() const {
@@ -128,11 +137,11 @@ block_device& pool::data_device() noexcept {
 }
 
 result<void> pool::grow_data(std::uint64_t blocks) {
-    return engine_->grow_data(blocks);
+    return or_out_of_memory([&] { return engine_->grow_data(blocks); });
 }
 
 result<void> pool::grow_metadata(std::uint64_t blocks) {
-    return engine_->grow_metadata(blocks);
+    return or_out_of_memory([&] { return engine_->grow_metadata(blocks); });
 }
 
 void pool::set_low_water(std::uint64_t blocks) {
@@ -144,11 +153,11 @@ void pool::set_zero_new_blocks(bool zero) {
 }
 
 result<void> pool::clear_needs_check() {
-    return engine_->clear_needs_check();
+    return or_out_of_memory([&] { return engine_->clear_needs_check(); });
 }
 
 result<void> pool::repair_leaks() {
-    return engine_->repair_leaks();
+    return or_out_of_memory([&] { return engine_->repair_leaks(); });
 }
 
 pool_events pool::events(std::uint64_t number, std::chrono::nanoseconds wait) const {
@@ -164,7 +173,7 @@ void pool::set_error_if_no_space(bool error_out) {
 }
 
 result<void> pool::set_discard(discard_mode mode) {
-    return engine_->set_discard(mode);
+    return or_out_of_memory([&] { return engine_->set_discard(mode); });
 }
 
 void pool::set_discard_rate(std::uint64_t bytes_per_s) {
@@ -172,53 +181,72 @@ void pool::set_discard_rate(std::uint64_t bytes_per_s) {
 }
 
 result<void> pool::set_space_policies(std::map<device_id, space_policy> policies, bool must_fit) {
-    UTHIN_TRY(engine_->alive());
-    return engine_->set_space_policies(std::move(policies), must_fit);
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->set_space_policies(std::move(policies), must_fit);
+    });
 }
 
 result<std::uint64_t> pool::trim() {
-    UTHIN_TRY(engine_->alive());
-    return engine_->space_trimmer().trim();
+    return or_out_of_memory([&]() -> result<std::uint64_t> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->space_trimmer().trim();
+    });
 }
 
 result<void> pool::reserve_metadata_snap() {
-    UTHIN_TRY(engine_->alive());
-    return engine_->reserve_metadata_snap();
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->reserve_metadata_snap();
+    });
 }
 
 result<void> pool::release_metadata_snap() {
-    UTHIN_TRY(engine_->alive());
-    return engine_->run([this] { return engine_->metadata().release_metadata_snap(); },
-                        {.alone = true, .commit = true});
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->run([this] { return engine_->metadata().release_metadata_snap(); },
+                            {.alone = true, .commit = true});
+    });
 }
 
 result<std::optional<metadata_block>> pool::metadata_snap() const {
-    UTHIN_TRY(engine_->alive());
-    return engine_->metadata().metadata_snap();
+    return or_out_of_memory([&]() -> result<std::optional<metadata_block>> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->metadata().metadata_snap();
+    });
 }
 
 result<void> pool::set_transaction_id(std::uint64_t current, std::uint64_t next) {
-    UTHIN_TRY(engine_->alive());
-    return engine_->run([&, this] { return engine_->metadata().set_transaction_id(current, next); },
-                        {.alone = true, .commit = true});
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->run(
+            [&, this] { return engine_->metadata().set_transaction_id(current, next); },
+            {.alone = true, .commit = true});
+    });
 }
 
 result<std::shared_ptr<thin_metadata::metadata_view>> pool::create_view() {
-    UTHIN_TRY(engine_->alive());
-    std::shared_ptr<thin_metadata::metadata_view> view;
-    UTHIN_TRY(engine_->run(
-        [&, this]() -> result<void> {
-            view = UTHIN_TRY(engine_->metadata().create_view());
-            return {};
-        },
-        {.needs = pool_engine::engine::need::nothing, .alone = true, .counts_as_change = false}));
-    return view;
+    return or_out_of_memory([&]() -> result<std::shared_ptr<thin_metadata::metadata_view>> {
+        UTHIN_TRY(engine_->alive());
+        std::shared_ptr<thin_metadata::metadata_view> view;
+        UTHIN_TRY(engine_->run(
+            [&, this]() -> result<void> {
+                view = UTHIN_TRY(engine_->metadata().create_view());
+                return {};
+            },
+            {.needs = pool_engine::engine::need::nothing,
+             .alone = true,
+             .counts_as_change = false}));
+        return view;
+    });
 }
 
 result<void> pool::with_metadata(const std::function<result<void>(metadata&)>& change) {
-    UTHIN_TRY(engine_->alive());
-    return engine_->run([&, this] { return change(engine_->metadata()); },
-                        {.needs = pool_engine::engine::need::nothing, .alone = true});
+    return or_out_of_memory([&]() -> result<void> {
+        UTHIN_TRY(engine_->alive());
+        return engine_->run([&, this] { return change(engine_->metadata()); },
+                            {.needs = pool_engine::engine::need::nothing, .alone = true});
+    });
 }
 
 }  // namespace uthin

@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "base/result.h"
+#include "base/out_of_memory.h"
 #include "pool/names.h"
 #include "pool/pool_directory.h"
 #include "uthin/log.h"
@@ -185,10 +185,11 @@ void pool_directory::keep_leases() {
         result<void> settled;
         {
             const lock_guard held(change_lock_);
-            settled = settle_lease();
+            settled = or_out_of_memory([this] { return settle_lease(); });
         }
         if (!settled) {
-            log(log_level::warning, "directory", settled.error().to_string());
+            if_memory_allows(
+                [&] { log(log_level::warning, "directory", settled.error().to_string()); });
             const lock_guard held(lease_lock_);
             if (!lease_stopping_) {
                 lease_changed_.wait_for(lease_lock_, std::chrono::seconds(10));

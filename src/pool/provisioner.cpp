@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/aligned_buffer.h"
+#include "base/out_of_memory.h"
 #include "pool/copier.h"
 #include "pool/trimmer.h"
 
@@ -242,7 +243,7 @@ result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_s
         std::min(end_bytes, (got.back().block.value() + 1) * engine_.block_bytes());
 
     // ORDER: PO1, PV1.
-    const auto filled = fill(got, source, begin_bytes, got_end);
+    const auto filled = or_out_of_memory([&] { return fill(got, source, begin_bytes, got_end); });
     insert_work insertion(engine_, state_, got, allocation.era(), !filled);
     auto inserted = engine_.worker().execute(state_.queue, insertion);
     UTHIN_TRY(result<void>(filled));

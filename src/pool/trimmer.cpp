@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/out_of_memory.h"
 #include "pool/engine.h"
 #include "uthin/log.h"
 
@@ -43,19 +44,22 @@ void trimmer::stop() {
 
 // ---- what the executor reports
 
+// What there is no memory for is forgotten: a discard is a hint.
 void trimmer::freed(data_block block) {
     if (!freed_.empty() && freed_.back().end == block) {
         ++freed_.back().end;
         return;
     }
-    if (freed_.size() >= pieces_max) {
-        merge_freed();
-        // Not to be sorted again for each block: too scattered, the rest is forgotten.
-        overflown_ = overflown_ || freed_.size() > pieces_max / 2;
-    }
-    if (!overflown_ && enabled()) {
-        freed_.push_back({block, block + 1});
-    }
+    if_memory_allows([&] {
+        if (freed_.size() >= pieces_max) {
+            merge_freed();
+            // Not to be sorted again for each block: too scattered, the rest is forgotten.
+            overflown_ = overflown_ || freed_.size() > pieces_max / 2;
+        }
+        if (!overflown_ && enabled()) {
+            freed_.push_back({block, block + 1});
+        }
+    });
 }
 
 void trimmer::merge_freed() {
@@ -82,8 +86,10 @@ void trimmer::committed() {
     if (freed_.empty()) {
         return;
     }
-    merge_freed();
-    add_pending(freed_);
+    if_memory_allows([this] {
+        merge_freed();
+        add_pending(freed_);
+    });
     freed_.clear();
 }
 
@@ -100,9 +106,16 @@ void trimmer::add_pending(std::span<const run> blocks) {
         }
     }
     for (bool left = true; left;) {
-        discard(take_some());
+        bool is_done = false;
+        if_memory_allows([&] {
+            discard(take_some());
+            is_done = true;
+        });
         engine_.metadata().release_held_data();
         lock_guard held(lock_);
+        if (!is_done) {
+            pending_.clear();
+        }
         left = !pending_.empty();
     }
 }
@@ -127,6 +140,7 @@ bool trimmer::let_go() {
 // Executor. Holds what is free of the pending pieces, up to the bounds of a step.
 std::vector<trimmer::run> trimmer::take_some() {
     std::vector<run> held;
+    held.reserve(looks_per_step);  // before anything is held
     const std::uint64_t rate = engine_.discard_bytes_per_s();
     const std::uint64_t bytes_max =
         rate == 0 ? bytes_per_step : std::min(bytes_per_step, rate / steps_per_s);
@@ -185,13 +199,19 @@ void trimmer::step() {
         lock_guard held(lock_);
         if (!taken || phase_ != phase::held) {
             // Nothing was free, or an allocation needed it: later, if it is free then.
-            pending_.insert(pending_.end(), blocks.begin(), blocks.end());
+            if_memory_allows([&]() REQUIRES(lock_) {
+                pending_.insert(pending_.end(), blocks.begin(), blocks.end());
+            });
+            if (!taken) {
+                pending_.clear();  // there was no memory for a step
+            }
             changed_.notify_all();
             return;
         }
         phase_ = phase::at_device;
     }
-    discard(blocks);
+    // Whatever becomes of it: an allocation may wait for its end.
+    if_memory_allows([&] { discard(blocks); });
     for (const run& one : blocks) {
         step_bytes_ += (one.end - one.begin) * engine_.block_bytes();
     }

@@ -1,6 +1,7 @@
 // The public face of a volume.
 #include <cerrno>
 
+#include "base/out_of_memory.h"
 #include "pool/volume_io.h"
 
 namespace uthin {
@@ -37,7 +38,9 @@ volume::volume(std::shared_ptr<pool_engine::engine> engine,
 }
 
 volume::~volume() {
-    engine_->close_volume(state_);
+    if (engine_ != nullptr) {
+        engine_->close_volume(state_);
+    }
 }
 
 device_id volume::id() const noexcept {
@@ -53,58 +56,67 @@ bool volume::read_only() const noexcept {
 }
 
 result<void> volume::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
-    return volume_io(*engine_, *state_).read(offset_bytes, buffer);
+    return or_out_of_memory(
+        [&] { return volume_io(*engine_, *state_).read(offset_bytes, buffer); });
 }
 
 result<void> volume::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer, bool fua,
                            hold_limit* holds) {
-    return volume_io(*engine_, *state_).write(offset_bytes, buffer, fua, holds);
+    return or_out_of_memory(
+        [&] { return volume_io(*engine_, *state_).write(offset_bytes, buffer, fua, holds); });
 }
 
 result<void> volume::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                   zero_options options) {
-    return volume_io(*engine_, *state_).write_zeroes(offset_bytes, length_bytes, options);
+    return or_out_of_memory([&] {
+        return volume_io(*engine_, *state_).write_zeroes(offset_bytes, length_bytes, options);
+    });
 }
 
 result<void> volume::discard(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
-    return volume_io(*engine_, *state_).discard(offset_bytes, length_bytes);
+    return or_out_of_memory(
+        [&] { return volume_io(*engine_, *state_).discard(offset_bytes, length_bytes); });
 }
 
 result<void> volume::flush() {
-    return volume_io(*engine_, *state_).flush();
+    return or_out_of_memory([&] { return volume_io(*engine_, *state_).flush(); });
 }
 
 result<std::vector<volume_extent>> volume::block_status(std::uint64_t offset_bytes,
                                                         std::uint64_t length_bytes,
                                                         std::size_t extents_max) {
-    return volume_io(*engine_, *state_).block_status(offset_bytes, length_bytes, extents_max);
+    return or_out_of_memory([&] {
+        return volume_io(*engine_, *state_).block_status(offset_bytes, length_bytes, extents_max);
+    });
 }
 
 result<io_ticket> volume::begin(io_kind kind) {
-    return volume_io(*engine_, *state_).begin(kind);
+    return or_out_of_memory([&] { return volume_io(*engine_, *state_).begin(kind); });
 }
 
 result<mapped_extent> volume::map(const io_ticket& ticket, std::uint64_t offset_bytes,
                                   std::uint64_t length_bytes) {
-    return volume_io(*engine_, *state_).map(ticket, offset_bytes, length_bytes);
+    return or_out_of_memory(
+        [&] { return volume_io(*engine_, *state_).map(ticket, offset_bytes, length_bytes); });
 }
 
 result<void> volume::set_size(std::uint64_t size_bytes) {
-    return volume_io(*engine_, *state_).set_size(size_bytes);
+    return or_out_of_memory([&] { return volume_io(*engine_, *state_).set_size(size_bytes); });
 }
 
 result<std::uint64_t> volume::mapped_blocks() const {
     UTHIN_TRY(engine_->alive());
-    return engine_->metadata().mapped_count(*state_->device);
+    return or_out_of_memory([&] { return engine_->metadata().mapped_count(*state_->device); });
 }
 
 result<std::optional<virtual_block>> volume::highest_mapped_block() const {
     UTHIN_TRY(engine_->alive());
-    return engine_->metadata().highest_mapped_block(*state_->device);
+    return or_out_of_memory(
+        [&] { return engine_->metadata().highest_mapped_block(*state_->device); });
 }
 
 bool volume::changed_since_durable() const noexcept {
-    return engine_->alive() && volume_io(*engine_, *state_).changed_since_durable();
+    return engine_->is_alive() && volume_io(*engine_, *state_).changed_since_durable();
 }
 
 bool volume::lost_changes() const noexcept {

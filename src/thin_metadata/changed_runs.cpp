@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "thin_metadata/difference_joiner.h"
 
@@ -210,7 +211,9 @@ private:
 result<void> find_changes(metadata_view& view, std::optional<metadata_block> left_root,
                           metadata_block right_root, virtual_block from,
                           const difference_function& each) {
-    return change_finder(view.source(), from.value(), each).find(left_root, right_root);
+    return or_out_of_memory([&]() -> result<void> {
+        return change_finder(view.source(), from.value(), each).find(left_root, right_root);
+    });
 }
 
 }  // namespace uthin::thin_metadata

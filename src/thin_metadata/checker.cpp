@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "thin_metadata/checker_state.h"
 #include "thin_metadata/leaf_plan.h"
 
@@ -26,8 +27,10 @@ constexpr tree_walk top_walk{.use = block_use::top_node, .value_size_bytes = 8};
 }  // namespace
 
 result<check_report> check_metadata(metadata_view& view, const check_options& options) {
-    checker check(view, options);
-    return check.run();
+    return or_out_of_memory([&]() -> result<check_report> {
+        checker check(view, options);
+        return check.run();
+    });
 }
 
 checker::checker(metadata_view& view, const check_options& options)

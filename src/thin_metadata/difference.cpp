@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "thin_metadata/difference_joiner.h"
 #include "thin_metadata/leaf_plan.h"
@@ -161,36 +162,41 @@ result<void> send_shared_leaf(tree_runs& left, tree_runs& right, difference_join
 }  // namespace
 
 result<metadata_block> mapping_root_of(metadata_view& view, device_id device) {
-    const auto root = UTHIN_TRY(persistent_data::btree_lookup_u64(
-        view.source(), metadata_block(view.superblock().data_mapping_root), device.value()));
-    if (!root) {
-        return fail(error_code::not_found, fmt::format("there is no device {}", device.value()));
-    }
-    return metadata_block(*root);
+    return or_out_of_memory([&]() -> result<metadata_block> {
+        const auto root = UTHIN_TRY(persistent_data::btree_lookup_u64(
+            view.source(), metadata_block(view.superblock().data_mapping_root), device.value()));
+        if (!root) {
+            return fail(error_code::not_found,
+                        fmt::format("there is no device {}", device.value()));
+        }
+        return metadata_block(*root);
+    });
 }
 
 result<void> find_differences(metadata_view& view, metadata_block left_root,
                               metadata_block right_root, const difference_function& each) {
-    tree_runs left(view.source());
-    tree_runs right(view.source());
-    UTHIN_TRY_CTX(left.open(left_root), "left mapping tree");
-    UTHIN_TRY_CTX(right.open(right_root), "right mapping tree");
-    plan_reading(view.source(), left.leaves(), right.leaves());
-    difference_joiner runs(each);
-    while (true) {
-        const leaf_place* const a = left.next_leaf();
-        const leaf_place* const b = right.next_leaf();
-        if (a != nullptr && b != nullptr && a->where == b->where) {
-            UTHIN_TRY_CTX(send_shared_leaf(left, right, runs), "both mapping trees");
-            continue;
+    return or_out_of_memory([&]() -> result<void> {
+        tree_runs left(view.source());
+        tree_runs right(view.source());
+        UTHIN_TRY_CTX(left.open(left_root), "left mapping tree");
+        UTHIN_TRY_CTX(right.open(right_root), "right mapping tree");
+        plan_reading(view.source(), left.leaves(), right.leaves());
+        difference_joiner runs(each);
+        while (true) {
+            const leaf_place* const a = left.next_leaf();
+            const leaf_place* const b = right.next_leaf();
+            if (a != nullptr && b != nullptr && a->where == b->where) {
+                UTHIN_TRY_CTX(send_shared_leaf(left, right, runs), "both mapping trees");
+                continue;
+            }
+            UTHIN_TRY_CTX(left.fill(), "left mapping tree");
+            UTHIN_TRY_CTX(right.fill(), "right mapping tree");
+            if (left.at_end() && right.at_end()) {
+                return runs.flush();
+            }
+            UTHIN_TRY(runs.add(take_next(left, right)));
         }
-        UTHIN_TRY_CTX(left.fill(), "left mapping tree");
-        UTHIN_TRY_CTX(right.fill(), "right mapping tree");
-        if (left.at_end() && right.at_end()) {
-            return runs.flush();
-        }
-        UTHIN_TRY(runs.add(take_next(left, right)));
-    }
+    });
 }
 
 }  // namespace uthin::thin_metadata

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "thin_metadata/leaf_runs.h"
 
@@ -375,20 +376,26 @@ pool_header pool_header_of(const disk_superblock& superblock) {
 }
 
 result<std::vector<dump_device>> list_devices(metadata_view& view) {
-    no_sink nothing;
-    const dump_options options;
-    return dumper(view.source(), &view.superblock(), {}, nothing, options).list();
+    return or_out_of_memory([&]() -> result<std::vector<dump_device>> {
+        no_sink nothing;
+        const dump_options options;
+        return dumper(view.source(), &view.superblock(), {}, nothing, options).list();
+    });
 }
 
 result<void> dump_metadata(metadata_view& view, mapping_sink& sink, const dump_options& options) {
-    return dumper(view.source(), &view.superblock(), {}, sink, options)
-        .run(pool_header_of(view.superblock()));
+    return or_out_of_memory([&]() -> result<void> {
+        return dumper(view.source(), &view.superblock(), {}, sink, options)
+            .run(pool_header_of(view.superblock()));
+    });
 }
 
 result<void> dump_devices(block_source& source, const pool_header& header,
                           std::span<const dump_device> devices, mapping_sink& sink,
                           const dump_options& options) {
-    return dumper(source, nullptr, devices, sink, options).run(header);
+    return or_out_of_memory([&]() -> result<void> {
+        return dumper(source, nullptr, devices, sink, options).run(header);
+    });
 }
 
 }  // namespace uthin::thin_metadata

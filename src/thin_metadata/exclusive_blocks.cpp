@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "persistent_data/space_map.h"
 #include "thin_metadata/dumper.h"
@@ -288,23 +289,25 @@ result<void> has_counts(const metadata_view& view) {
 }  // namespace
 
 result<std::vector<device_exclusive>> measure_exclusive(metadata_view& view) {
-    UTHIN_TRY(has_counts(view));
-    std::vector<device_exclusive> measured;
-    drop_simulation drops(view);
-    const auto roots = UTHIN_TRY(drops.find_roots());
-    for (const dump_device& device : UTHIN_TRY(list_devices(view))) {
-        const std::uint64_t id = device.info.id.value();
-        const auto root = roots.find(id);
-        if (root == roots.end()) {
-            return fail(error_code::corrupt, fmt::format("device {} has no mapping tree", id));
+    return or_out_of_memory([&]() -> result<std::vector<device_exclusive>> {
+        UTHIN_TRY(has_counts(view));
+        std::vector<device_exclusive> measured;
+        drop_simulation drops(view);
+        const auto roots = UTHIN_TRY(drops.find_roots());
+        for (const dump_device& device : UTHIN_TRY(list_devices(view))) {
+            const std::uint64_t id = device.info.id.value();
+            const auto root = roots.find(id);
+            if (root == roots.end()) {
+                return fail(error_code::corrupt, fmt::format("device {} has no mapping tree", id));
+            }
+            drops.restart();
+            UTHIN_TRY_CTX(drops.drop(root->second), fmt::format("device {}", id));
+            measured.push_back({.id = device.info.id,
+                                .mapped_blocks = device.info.details.mapped_blocks,
+                                .exclusive_blocks = drops.freed_blocks()});
         }
-        drops.restart();
-        UTHIN_TRY_CTX(drops.drop(root->second), fmt::format("device {}", id));
-        measured.push_back({.id = device.info.id,
-                            .mapped_blocks = device.info.details.mapped_blocks,
-                            .exclusive_blocks = drops.freed_blocks()});
-    }
-    return measured;
+        return measured;
+    });
 }
 
 result<std::uint64_t> blocks_freed_by_deleting(metadata_view& view,

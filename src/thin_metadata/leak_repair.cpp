@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "persistent_data/space_map_common.h"
 #include "thin_metadata/image_writer.h"
@@ -139,38 +140,40 @@ result<void> reference_counter::count() {
 }  // namespace
 
 result<void> repair_leaks(block_device& device, const leak_repair_options& options) {
-    const auto view = UTHIN_TRY(open_offline(device, {}));
-    disk_superblock superblock = view->superblock();
-    if (options.rebuild_space_maps) {
-        const std::uint64_t blocks = std::min<std::uint64_t>(superblock.metadata_sm_root.nr_blocks,
-                                                             view->source().block_count());
-        if (persistent_data::bitmaps_for(superblock.data_sm_root.nr_blocks) >= blocks) {
-            return fail(error_code::corrupt, "the data space map is larger than the metadata");
-        }
-        reference_counter counter(*view, blocks);
-        UTHIN_TRY(counter.count());
-        image_writer writer(device, blocks,
-                            [&counter](std::uint64_t block) { return counter.is_free(block); });
-        for (const auto& [block, count] : counter.metadata().counts_from(1)) {
-            for (std::uint32_t times = 0; times < count; ++times) {
-                writer.counts().add(block);
+    return or_out_of_memory([&]() -> result<void> {
+        const auto view = UTHIN_TRY(open_offline(device, {}));
+        disk_superblock superblock = view->superblock();
+        if (options.rebuild_space_maps) {
+            const std::uint64_t blocks = std::min<std::uint64_t>(
+                superblock.metadata_sm_root.nr_blocks, view->source().block_count());
+            if (persistent_data::bitmaps_for(superblock.data_sm_root.nr_blocks) >= blocks) {
+                return fail(error_code::corrupt, "the data space map is larger than the metadata");
             }
+            reference_counter counter(*view, blocks);
+            UTHIN_TRY(counter.count());
+            image_writer writer(device, blocks,
+                                [&counter](std::uint64_t block) { return counter.is_free(block); });
+            for (const auto& [block, count] : counter.metadata().counts_from(1)) {
+                for (std::uint32_t times = 0; times < count; ++times) {
+                    writer.counts().add(block);
+                }
+            }
+            superblock.data_sm_root = UTHIN_TRY(writer.write_data_space_map(counter.data()));
+            superblock.metadata_sm_root = UTHIN_TRY(writer.write_metadata_space_map());
+            // ORDER: the new maps are durable before the superblock points to them.
+            UTHIN_TRY(writer.flush());
         }
-        superblock.data_sm_root = UTHIN_TRY(writer.write_data_space_map(counter.data()));
-        superblock.metadata_sm_root = UTHIN_TRY(writer.write_metadata_space_map());
-        // ORDER: the new maps are durable before the superblock points to them.
-        UTHIN_TRY(writer.flush());
-    }
-    if (options.clear_needs_check) {
-        superblock.flags = superblock.flags & ~superblock_flag_needs_check;
-    }
-    aligned_buffer block(metadata_block_size_bytes);
-    const block_bytes bytes(block.data(), metadata_block_size_bytes);
-    UTHIN_TRY(device.read(0, block.span()));
-    store_superblock(superblock, bytes);
-    persistent_data::prepare_block(block_kind::superblock, metadata_block(0), bytes);
-    UTHIN_TRY(device.write(0, block.span()));
-    return device.flush();
+        if (options.clear_needs_check) {
+            superblock.flags = superblock.flags & ~superblock_flag_needs_check;
+        }
+        aligned_buffer block(metadata_block_size_bytes);
+        const block_bytes bytes(block.data(), metadata_block_size_bytes);
+        UTHIN_TRY(device.read(0, block.span()));
+        store_superblock(superblock, bytes);
+        persistent_data::prepare_block(block_kind::superblock, metadata_block(0), bytes);
+        UTHIN_TRY(device.write(0, block.span()));
+        return device.flush();
+    });
 }
 
 }  // namespace uthin::thin_metadata

@@ -4,6 +4,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/mutex.h"
+#include "base/out_of_memory.h"
 #include "persistent_data/block_manager.h"
 #include "persistent_data/read_ahead.h"
 #include "thin_metadata/metadata_view.h"
@@ -131,23 +132,26 @@ result<disk_superblock> read_superblock(block_device& device) {
 
 result<std::unique_ptr<metadata_view>> open_offline(block_device& device,
                                                     const offline_options& options) {
-    const std::uint64_t device_blocks = UTHIN_TRY(device.size_bytes()) / metadata_block_size_bytes;
-    if (device_blocks == 0) {
-        return fail(error_code::corrupt,
-                    fmt::format("{}: too small for thin pool metadata", device.name()));
-    }
-    const std::uint64_t cache_blocks =
-        std::max<std::uint64_t>(options.cache_bytes / metadata_block_size_bytes, 64);
-    auto view = std::make_unique<offline_view>(device, std::min(device_blocks, metadata_blocks_max),
-                                               cache_blocks);
-    view->use_superblock(options.superblock_override != nullptr
-                             ? *options.superblock_override
-                             : UTHIN_TRY(read_superblock(device)));
-    if (options.metadata_snapshot) {
-        UTHIN_TRY(view->follow_held_root());
-    }
-    view->use_roots(options);
-    return view;
+    return or_out_of_memory([&]() -> result<std::unique_ptr<metadata_view>> {
+        const std::uint64_t device_blocks =
+            UTHIN_TRY(device.size_bytes()) / metadata_block_size_bytes;
+        if (device_blocks == 0) {
+            return fail(error_code::corrupt,
+                        fmt::format("{}: too small for thin pool metadata", device.name()));
+        }
+        const std::uint64_t cache_blocks =
+            std::max<std::uint64_t>(options.cache_bytes / metadata_block_size_bytes, 64);
+        auto view = std::make_unique<offline_view>(
+            device, std::min(device_blocks, metadata_blocks_max), cache_blocks);
+        view->use_superblock(options.superblock_override != nullptr
+                                 ? *options.superblock_override
+                                 : UTHIN_TRY(read_superblock(device)));
+        if (options.metadata_snapshot) {
+            UTHIN_TRY(view->follow_held_root());
+        }
+        view->use_roots(options);
+        return view;
+    });
 }
 
 }  // namespace uthin::thin_metadata

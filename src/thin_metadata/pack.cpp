@@ -14,7 +14,7 @@
 #include "base/aligned_buffer.h"
 #include "base/crc32c.h"
 #include "base/endian.h"
-#include "base/result.h"
+#include "base/out_of_memory.h"
 #include "thin_metadata/pack_encoder.h"
 #include "uthin/units.h"
 
@@ -282,62 +282,66 @@ bool is_any_superblock(std::span<const std::byte> block) {
 }
 
 result<void> pack_metadata(block_device& device, const byte_output& output) {
-    const std::uint64_t blocks = UTHIN_TRY(device.size_bytes()) / block_bytes;
-    std::array<std::byte, 32> head{};
-    store_le(head.data(), pack_magic);
-    store_le(head.data() + 8, pack_version);
-    store_le(head.data() + 16, std::uint64_t{block_bytes});
-    store_le(head.data() + 24, blocks);
-    UTHIN_TRY(output(head));
-    aligned_buffer chunk(blocks_per_stream * block_bytes);
-    std::vector<std::byte> plain;
-    std::size_t in_stream = 0;
-    for (std::uint64_t first = 0; first < blocks; first += blocks_per_stream) {
-        const std::uint64_t count = std::min<std::uint64_t>(blocks_per_stream, blocks - first);
-        UTHIN_TRY(device.read(first * block_bytes, chunk.span().first(count * block_bytes)));
-        for (std::size_t index = 0; index < count; ++index) {
-            const auto block = chunk.span().subspan(index * block_bytes, block_bytes);
-            const std::uint32_t salt = salt_of(block);
-            if (is_among(salt, superblock_salts) || is_among(salt, other_salts)) {
-                append_packed_block(plain, first + index, block, salt == node_salt);
-                if (++in_stream == blocks_per_stream) {
-                    UTHIN_TRY(write_stream(plain, output));
-                    in_stream = 0;
+    return or_out_of_memory([&]() -> result<void> {
+        const std::uint64_t blocks = UTHIN_TRY(device.size_bytes()) / block_bytes;
+        std::array<std::byte, 32> head{};
+        store_le(head.data(), pack_magic);
+        store_le(head.data() + 8, pack_version);
+        store_le(head.data() + 16, std::uint64_t{block_bytes});
+        store_le(head.data() + 24, blocks);
+        UTHIN_TRY(output(head));
+        aligned_buffer chunk(blocks_per_stream * block_bytes);
+        std::vector<std::byte> plain;
+        std::size_t in_stream = 0;
+        for (std::uint64_t first = 0; first < blocks; first += blocks_per_stream) {
+            const std::uint64_t count = std::min<std::uint64_t>(blocks_per_stream, blocks - first);
+            UTHIN_TRY(device.read(first * block_bytes, chunk.span().first(count * block_bytes)));
+            for (std::size_t index = 0; index < count; ++index) {
+                const auto block = chunk.span().subspan(index * block_bytes, block_bytes);
+                const std::uint32_t salt = salt_of(block);
+                if (is_among(salt, superblock_salts) || is_among(salt, other_salts)) {
+                    append_packed_block(plain, first + index, block, salt == node_salt);
+                    if (++in_stream == blocks_per_stream) {
+                        UTHIN_TRY(write_stream(plain, output));
+                        in_stream = 0;
+                    }
                 }
             }
         }
-    }
-    return write_stream(plain, output);
+        return write_stream(plain, output);
+    });
 }
 
 result<void> unpack_metadata(const byte_input& input, const unpack_target& target) {
-    std::array<std::byte, 32> head{};
-    if (UTHIN_TRY(input(head)) != head.size() ||
-        load_le<std::uint64_t>(head.data()) != pack_magic) {
-        return fail(error_code::invalid_argument, "Not a pack file");
-    }
-    const auto version = load_le<std::uint64_t>(head.data() + 8);
-    const auto blocks = load_le<std::uint64_t>(head.data() + 24);
-    if (version != pack_version || load_le<std::uint64_t>(head.data() + 16) != block_bytes) {
-        return fail(error_code::invalid_argument,
-                    fmt::format("unsupported pack file version ({}).", version));
-    }
-    // Metadata is smaller; cache and era devices have no limit of their own.
-    constexpr std::uint64_t blocks_max = 1ULL << 32;
-    if (blocks > blocks_max) {
-        return fail(error_code::corrupt, fmt::format("damaged pack file: {} blocks", blocks));
-    }
-    UTHIN_TRY(target.resize(blocks));
-    if (blocks == 0) {
-        return unpack_all(input, blocks, target, {});
-    }
-    UTHIN_TRY(write_unfinished_mark(target));
-    aligned_buffer first(block_bytes);
-    UTHIN_TRY(unpack_all(input, blocks, target, first.span()));
-    // ORDER: everything that the superblock points to is durable before it is written.
-    UTHIN_TRY(target.flush());
-    UTHIN_TRY(target.write(0, first.span()));
-    return target.flush();
+    return or_out_of_memory([&]() -> result<void> {
+        std::array<std::byte, 32> head{};
+        if (UTHIN_TRY(input(head)) != head.size() ||
+            load_le<std::uint64_t>(head.data()) != pack_magic) {
+            return fail(error_code::invalid_argument, "Not a pack file");
+        }
+        const auto version = load_le<std::uint64_t>(head.data() + 8);
+        const auto blocks = load_le<std::uint64_t>(head.data() + 24);
+        if (version != pack_version || load_le<std::uint64_t>(head.data() + 16) != block_bytes) {
+            return fail(error_code::invalid_argument,
+                        fmt::format("unsupported pack file version ({}).", version));
+        }
+        // Metadata is smaller; cache and era devices have no limit of their own.
+        constexpr std::uint64_t blocks_max = 1ULL << 32;
+        if (blocks > blocks_max) {
+            return fail(error_code::corrupt, fmt::format("damaged pack file: {} blocks", blocks));
+        }
+        UTHIN_TRY(target.resize(blocks));
+        if (blocks == 0) {
+            return unpack_all(input, blocks, target, {});
+        }
+        UTHIN_TRY(write_unfinished_mark(target));
+        aligned_buffer first(block_bytes);
+        UTHIN_TRY(unpack_all(input, blocks, target, first.span()));
+        // ORDER: everything that the superblock points to is durable before it is written.
+        UTHIN_TRY(target.flush());
+        UTHIN_TRY(target.write(0, first.span()));
+        return target.flush();
+    });
 }
 
 }  // namespace uthin::thin_metadata

@@ -155,16 +155,18 @@ void metadata::impl::threshold::observe(std::uint64_t free) {
 
 result<std::unique_ptr<metadata>> metadata::open(block_device& device,
                                                  const metadata_options& options) {
-    const std::uint64_t size_bytes = UTHIN_TRY(device.size_bytes());
-    if (size_bytes > warn_above_bytes) {
-        log(log_level::warning, "metadata",
-            fmt::format(
-                "{}: metadata device of {} bytes; only the first {} blocks (15.875 GiB) are used",
-                device.name(), size_bytes, metadata_blocks_max));
-    }
-    auto state = std::make_unique<impl>(device, options, UTHIN_TRY(usable_blocks(device)));
-    UTHIN_TRY(state->open());
-    return std::unique_ptr<metadata>(new metadata(std::move(state)));
+    return or_out_of_memory([&]() -> result<std::unique_ptr<metadata>> {
+        const std::uint64_t size_bytes = UTHIN_TRY(device.size_bytes());
+        if (size_bytes > warn_above_bytes) {
+            log(log_level::warning, "metadata",
+                fmt::format("{}: metadata device of {} bytes; only the first {} blocks (15.875 "
+                            "GiB) are used",
+                            device.name(), size_bytes, metadata_blocks_max));
+        }
+        auto state = std::make_unique<impl>(device, options, UTHIN_TRY(usable_blocks(device)));
+        UTHIN_TRY(state->open());
+        return std::unique_ptr<metadata>(new metadata(std::move(state)));
+    });
 }
 
 metadata::metadata(std::unique_ptr<impl> state) : impl_(std::move(state)) {
@@ -179,7 +181,9 @@ result<void> metadata::close() {
         const shared_lock guard(impl_->state_lock_);
         for (const auto& [id, device] : impl_->devices_) {
             if (device->open_count != 0) {
-                return fail(error_code::busy, fmt::format("device {} is open", id));
+                return or_out_of_memory([&]() -> result<void> {
+                    return fail(error_code::busy, fmt::format("device {} is open", id));
+                });
             }
         }
     }
@@ -210,13 +214,22 @@ void metadata::impl::refresh_counts() {
 void metadata::impl::publish() {
     refresh_counts();
     const exclusive_lock guard(state_lock_);
-    blocks.publish();
+    publish_pages();
     published_ = now_;
 }
 
 void metadata::impl::publish_unreachable() {
     const exclusive_lock guard(state_lock_);
-    blocks.publish();
+    publish_pages();
+}
+
+void metadata::impl::publish_pages() {
+    try {
+        blocks.publish();
+    } catch (const std::bad_alloc&) {
+        failed_.store(true);
+        throw;
+    }
 }
 
 // Writing shadows early is safe (nothing committed points to them) and bounds the dirty pages. A
@@ -314,12 +327,14 @@ result<void> metadata::impl::commit() {
         return {};
     }
     in_batch_ = false;
-    if (auto written = write_transaction(); !written) {
-        broken_ = true;
-        return written;
-    }
-    transaction_is_durable();
-    return {};
+    return or_broken([&]() -> result<void> {
+        if (auto written = write_transaction(); !written) {
+            broken_ = true;
+            return written;
+        }
+        transaction_is_durable();
+        return {};
+    });
 }
 
 result<void> metadata::commit() {
@@ -328,11 +343,13 @@ result<void> metadata::commit() {
 
 result<void> metadata::write_back(std::uint64_t blocks_max) {
     UTHIN_TRY(impl_->writable());
-    if (auto written = impl_->blocks.write_dirty(blocks_max); !written) {
-        impl_->broken_ = true;
-        return written;
-    }
-    return {};
+    return impl_->or_broken([&]() -> result<void> {
+        if (auto written = impl_->blocks.write_dirty(blocks_max); !written) {
+            impl_->broken_ = true;
+            return written;
+        }
+        return {};
+    });
 }
 
 // ---- abort
@@ -390,7 +407,7 @@ result<void> metadata::impl::abort() {
     }
     const bool was_read_only = blocks.read_only();
     const disk_superblock before = committed_;
-    result<void> reloaded = reload();
+    result<void> reloaded = or_out_of_memory([&] { return reload(); });
     restored_last_commit_ = reloaded && same_state(before, committed_);
     blocks.set_read_only(was_read_only);
     changed_devices_.store(0);
@@ -421,8 +438,11 @@ void metadata::publish_batch() {
     if (impl_->broken_ || failed()) {
         return;
     }
-    impl_->publish();
-    if (!impl_->bound_dirty()) {
+    const auto published = impl_->or_broken([&] {
+        impl_->publish();
+        return impl_->bound_dirty();
+    });
+    if (!published) {
         impl_->broken_ = true;
     }
 }
@@ -485,11 +505,13 @@ result<void> metadata::set_needs_check() {
     }
     disk_superblock flagged = impl_->committed_;
     flagged.flags = flagged.flags | thin_metadata::superblock_flag_needs_check;
-    auto recorded = impl_->publish_superblock(flagged);
+    auto recorded = or_out_of_memory([&] { return impl_->publish_superblock(flagged); });
     if (!recorded && impl_->restored_last_commit_) {
-        return fail(error_code::needs_check,
-                    "needs_check cannot be recorded yet: " + recorded.error().message(),
-                    recorded.error().os_errno());
+        return or_out_of_memory([&]() -> result<void> {
+            return fail(error_code::needs_check,
+                        "needs_check cannot be recorded yet: " + recorded.error().message(),
+                        recorded.error().os_errno());
+        });
     }
     return recorded;
 }
@@ -501,7 +523,7 @@ result<void> metadata::clear_needs_check() {
     }
     disk_superblock cleared = impl_->committed_;
     cleared.flags = cleared.flags & ~thin_metadata::superblock_flag_needs_check;
-    UTHIN_TRY(impl_->publish_superblock(cleared));
+    UTHIN_TRY(or_out_of_memory([&] { return impl_->publish_superblock(cleared); }));
     impl_->needs_check_.store(false);
     return {};
 }

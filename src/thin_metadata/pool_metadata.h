@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/out_of_memory.h"
 #include "persistent_data/btree.h"
 #include "persistent_data/space_map_disk.h"
 #include "persistent_data/space_map_metadata.h"
@@ -143,6 +144,8 @@ struct metadata::impl {
     [[nodiscard]] bool has_changes() const;
     [[nodiscard]] result<void> reload();
     void publish();
+    // Without memory for it half of the pages are published: fail mode, so that nobody reads them.
+    void publish_pages() REQUIRES(state_lock_);
     // Publishes pages that nothing published points to yet.
     void publish_unreachable();
     void refresh_counts();
@@ -154,6 +157,11 @@ struct metadata::impl {
     // it failed half-way.
     template <class Body>
     auto mutate(const Body& body) -> decltype(body());
+    template <class Body>
+    auto mutate_if_possible(const Body& body) -> decltype(body());
+    // Runs what leaves abort() only when there is no memory for all of it.
+    template <class Body>
+    auto or_broken(const Body& body) -> decltype(body());
     [[nodiscard]] result<void> writable() const;
     [[nodiscard]] result<void> usable() const;
 
@@ -330,7 +338,22 @@ private:
 }  // namespace thin_metadata
 
 template <class Body>
+auto metadata::impl::or_broken(const Body& body) -> decltype(body()) {
+    try {
+        return body();
+    } catch (const std::bad_alloc&) {
+        broken_ = true;
+        return out_of_memory();
+    }
+}
+
+template <class Body>
 auto metadata::impl::mutate(const Body& body) -> decltype(body()) {
+    return or_broken([&] { return mutate_if_possible(body); });
+}
+
+template <class Body>
+auto metadata::impl::mutate_if_possible(const Body& body) -> decltype(body()) {
     if (auto allowed = writable(); !allowed) {
         return std::unexpected(std::move(allowed).error());
     }
@@ -366,24 +389,23 @@ auto metadata::impl::read_published(const Body& body) const
     // Far more than the depth of both trees; beyond it the cache is thrashing and we read under the
     // shared lock, which delays only the writer's publishing.
     constexpr int attempts_max = 64;
-    if (failed_.load()) {
-        return fail(error_code::failed, "the pool is in fail mode; close it");
-    }
-    thin_metadata::cached_source source(blocks);
-    for (int attempt = 0; attempt < attempts_max; ++attempt) {
-        {
-            const shared_lock guard(state_lock_);
-            auto outcome = body(source, published_);
-            if (outcome || outcome.error().code() != error_code::would_block) {
-                return outcome;
+    return or_out_of_memory([&]() -> decltype(body(blocks, published_)) {
+        thin_metadata::cached_source source(blocks);
+        for (int attempt = 0; attempt < attempts_max; ++attempt) {
+            {
+                const shared_lock guard(state_lock_);
+                UTHIN_TRY(usable());
+                auto outcome = body(source, published_);
+                if (outcome || outcome.error().code() != error_code::would_block) {
+                    return outcome;
+                }
             }
+            UTHIN_TRY(blocks.read(source.missed(), source.missed_kind()));
         }
-        if (auto loaded = blocks.read(source.missed(), source.missed_kind()); !loaded) {
-            return std::unexpected(std::move(loaded).error());
-        }
-    }
-    const shared_lock guard(state_lock_);
-    return body(blocks, published_);
+        const shared_lock guard(state_lock_);
+        UTHIN_TRY(usable());
+        return body(blocks, published_);
+    });
 }
 
 }  // namespace uthin

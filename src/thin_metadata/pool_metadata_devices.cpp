@@ -248,13 +248,15 @@ result<void> metadata::replace_root(device_id id, device_id donor, device_id gra
 }
 
 result<thin_device*> metadata::open_device(device_id id) {
-    UTHIN_TRY(impl_->usable());
-    thin_device* device = UTHIN_TRY(impl_->device(id));
-    if (device->open_count == 0) {
-        device->aborted_with_changes.store(false);
-    }
-    ++device->open_count;
-    return device;
+    return or_out_of_memory([&]() -> result<thin_device*> {
+        UTHIN_TRY(impl_->usable());
+        thin_device* device = UTHIN_TRY(impl_->device(id));
+        if (device->open_count == 0) {
+            device->aborted_with_changes.store(false);
+        }
+        ++device->open_count;
+        return device;
+    });
 }
 
 void metadata::close_device(thin_device* device) {
@@ -290,7 +292,10 @@ result<std::vector<thin_device_info>> metadata::list_devices() const {
                 return found;
             }));
         done = part.size() < portion;
-        devices.insert(devices.end(), part.begin(), part.end());
+        UTHIN_TRY(or_out_of_memory([&]() -> result<void> {
+            devices.insert(devices.end(), part.begin(), part.end());
+            return {};
+        }));
         if (!done) {
             next = part.back().id.value() + 1;
         }

@@ -174,21 +174,23 @@ result<std::optional<lookup_result>> metadata::find_block(const thin_device& dev
 
 result<std::optional<lookup_result>> metadata::find_cached(const thin_device& device,
                                                            virtual_block block) const {
-    UTHIN_TRY(impl_->usable());
     constexpr std::size_t prefetches_max = 128;
-    thin_metadata::cached_source source(impl_->blocks);
-    result<std::optional<lookup_result>> found = std::nullopt;
-    {
-        const shared_lock guard(impl_->state_lock_);
-        found = impl::lookup(source, impl_->published_.mapping, device, block);
-    }
-    if (!found && found.error().code() == error_code::would_block) {
-        const lock_guard guard(impl_->prefetch_lock_);
-        if (impl_->prefetches_.size() < prefetches_max) {
-            impl_->prefetches_.emplace_back(source.missed(), source.missed_kind());
+    return or_out_of_memory([&]() -> result<std::optional<lookup_result>> {
+        thin_metadata::cached_source source(impl_->blocks);
+        result<std::optional<lookup_result>> found = std::nullopt;
+        {
+            const shared_lock guard(impl_->state_lock_);
+            UTHIN_TRY(impl_->usable());
+            found = impl::lookup(source, impl_->published_.mapping, device, block);
         }
-    }
-    return found;
+        if (!found && found.error().code() == error_code::would_block) {
+            const lock_guard guard(impl_->prefetch_lock_);
+            if (impl_->prefetches_.size() < prefetches_max) {
+                impl_->prefetches_.emplace_back(source.missed(), source.missed_kind());
+            }
+        }
+        return found;
+    });
 }
 
 void metadata::issue_prefetches() const {
@@ -197,15 +199,17 @@ void metadata::issue_prefetches() const {
         const lock_guard guard(impl_->prefetch_lock_);
         wanted.swap(impl_->prefetches_);
     }
-    std::vector<metadata_block> nodes;
-    for (const auto& [where, kind] : wanted) {
-        if (kind == thin_metadata::block_kind::btree_node) {
-            nodes.push_back(where);
+    if_memory_allows([&] {
+        std::vector<metadata_block> nodes;
+        for (const auto& [where, kind] : wanted) {
+            if (kind == thin_metadata::block_kind::btree_node) {
+                nodes.push_back(where);
+            }
         }
-    }
-    std::sort(nodes.begin(), nodes.end());
-    nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
-    impl_->blocks.prefetch(nodes, thin_metadata::block_kind::btree_node);
+        std::sort(nodes.begin(), nodes.end());
+        nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
+        impl_->blocks.prefetch(nodes, thin_metadata::block_kind::btree_node);
+    });
 }
 
 result<std::optional<mapped_range>> metadata::find_mapped_range(const thin_device& device,
@@ -217,19 +221,25 @@ result<std::optional<mapped_range>> metadata::find_mapped_range(const thin_devic
 
 result<std::optional<lookup_result>> metadata::find_block_in_batch(const thin_device& device,
                                                                    virtual_block block) const {
-    UTHIN_TRY(impl_->usable());
-    return impl::lookup(impl_->open_->tm.source(), impl_->now_.mapping, device, block);
+    return or_out_of_memory([&]() -> result<std::optional<lookup_result>> {
+        UTHIN_TRY(impl_->usable());
+        return impl::lookup(impl_->open_->tm.source(), impl_->now_.mapping, device, block);
+    });
 }
 
 result<std::optional<mapped_range>> metadata::find_mapped_range_in_batch(
     const thin_device& device, range<virtual_block> within) const {
-    UTHIN_TRY(impl_->usable());
-    return impl::lookup_range(impl_->open_->tm.source(), impl_->now_.mapping, device, within);
+    return or_out_of_memory([&]() -> result<std::optional<mapped_range>> {
+        UTHIN_TRY(impl_->usable());
+        return impl::lookup_range(impl_->open_->tm.source(), impl_->now_.mapping, device, within);
+    });
 }
 
 result<std::uint32_t> metadata::data_block_count(data_block block) const {
-    UTHIN_TRY(impl_->usable());
-    return impl_->open_->data_map.count(block.value());
+    return or_out_of_memory([&]() -> result<std::uint32_t> {
+        UTHIN_TRY(impl_->usable());
+        return impl_->open_->data_map.count(block.value());
+    });
 }
 
 result<bool> metadata::block_is_shared(data_block block) const {
@@ -256,13 +266,15 @@ result<std::optional<virtual_block>> metadata::highest_mapped_block(
 
 result<std::optional<range<data_block>>> metadata::hold_free_data(range<data_block> within,
                                                                   std::uint64_t count_max) {
-    UTHIN_TRY(impl_->usable());
-    impl_->release_dead_views();
-    return impl_->open_->data_map.hold_free(within, count_max);
+    return or_out_of_memory([&]() -> result<std::optional<range<data_block>>> {
+        UTHIN_TRY(impl_->usable());
+        impl_->release_dead_views();
+        return impl_->open_->data_map.hold_free(within, count_max);
+    });
 }
 
 void metadata::release_held_data() {
-    if (impl_->usable()) {
+    if (!failed()) {
         impl_->open_->data_map.release_held();
     }
 }

@@ -72,12 +72,14 @@ result<std::optional<metadata_block>> metadata::metadata_snap() const {
 // ---- read views
 
 result<std::shared_ptr<thin_metadata::metadata_view>> metadata::create_view() {
-    UTHIN_TRY(impl_->usable());
-    auto view = std::make_shared<live_view>(impl_->blocks, impl_->committed_, durable_transaction(),
-                                            impl_->memo_);
-    const lock_guard guard(impl_->views_lock_);
-    impl_->views_.push_back(view);
-    return view;
+    return or_out_of_memory([&]() -> result<std::shared_ptr<thin_metadata::metadata_view>> {
+        UTHIN_TRY(impl_->usable());
+        auto view = std::make_shared<live_view>(impl_->blocks, impl_->committed_,
+                                                durable_transaction(), impl_->memo_);
+        const lock_guard guard(impl_->views_lock_);
+        impl_->views_.push_back(view);
+        return view;
+    });
 }
 
 bool metadata::revoke_oldest_view() {

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "thin_metadata/pool_leaves.h"
 
 namespace uthin::thin_metadata {
@@ -126,21 +127,24 @@ result<std::uint64_t> data_blocks_of(metadata_view& view) {
 }  // namespace
 
 result<pool_usage> measure_usage(metadata_view& view, const usage_options& options) {
-    pool_usage usage;
-    if (options.walk_mappings) {
-        usage = UTHIN_TRY(measure_leaves(view, options, UTHIN_TRY(data_blocks_of(view))));
-    } else {
-        for (const dump_device& device : UTHIN_TRY(list_devices(view))) {
-            usage.devices.push_back({.info = device.info});
+    return or_out_of_memory([&]() -> result<pool_usage> {
+        pool_usage usage;
+        if (options.walk_mappings) {
+            usage = UTHIN_TRY(measure_leaves(view, options, UTHIN_TRY(data_blocks_of(view))));
+        } else {
+            for (const dump_device& device : UTHIN_TRY(list_devices(view))) {
+                usage.devices.push_back({.info = device.info});
+            }
         }
-    }
-    for (const device_id id : options.deleted) {
-        if (std::none_of(usage.devices.begin(), usage.devices.end(),
-                         [id](const device_usage& device) { return device.info.id == id; })) {
-            return fail(error_code::not_found, fmt::format("there is no device {}", id.value()));
+        for (const device_id id : options.deleted) {
+            if (std::none_of(usage.devices.begin(), usage.devices.end(),
+                             [id](const device_usage& device) { return device.info.id == id; })) {
+                return fail(error_code::not_found,
+                            fmt::format("there is no device {}", id.value()));
+            }
         }
-    }
-    return usage;
+        return usage;
+    });
 }
 
 }  // namespace uthin::thin_metadata

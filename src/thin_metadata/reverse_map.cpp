@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "thin_metadata/pool_leaves.h"
 
 namespace uthin::thin_metadata {
@@ -319,26 +320,27 @@ result<void> reverse_mapper::send(const std::vector<dump_device>& devices,
 
 result<void> reverse_mappings(metadata_view& view, const std::vector<range<data_block>>& regions,
                               const reverse_output& each) {
-    pool_leaves leaves(view);
-    UTHIN_TRY(leaves.find(view, {}));
-    reverse_mapper mapper(regions, view.source().block_count());
-    UTHIN_TRY(leaves.read_all(
-        true,
-        [&](const leaf_usage& leaf, metadata_block where, const node_view& node) -> result<void> {
-            mapper.add_leaf(leaf, where, node);
-            return {};
-        }));
-    mapper.end_leaves();
-    for (std::size_t index = 0; index < leaves.devices().size(); ++index) {
-        const device_id device = leaves.devices()[index].info.id;
-        mapper.begin_device(index);
-        UTHIN_TRY(leaves.of_device(
-            index, [&](const leaf_usage& leaf, metadata_block where, std::uint64_t, std::uint64_t) {
-                return mapper.add_use(leaf, where, device);
-            }));
-        mapper.end_device();
-    }
-    return mapper.send(leaves.devices(), each);
+    return or_out_of_memory([&]() -> result<void> {
+        pool_leaves leaves(view);
+        UTHIN_TRY(leaves.find(view, {}));
+        reverse_mapper mapper(regions, view.source().block_count());
+        UTHIN_TRY(leaves.read_all(true,
+                                  [&](const leaf_usage& leaf, metadata_block where,
+                                      const node_view& node) -> result<void> {
+                                      mapper.add_leaf(leaf, where, node);
+                                      return {};
+                                  }));
+        mapper.end_leaves();
+        for (std::size_t index = 0; index < leaves.devices().size(); ++index) {
+            const device_id device = leaves.devices()[index].info.id;
+            mapper.begin_device(index);
+            UTHIN_TRY(leaves.of_device(
+                index, [&](const leaf_usage& leaf, metadata_block where, std::uint64_t,
+                           std::uint64_t) { return mapper.add_use(leaf, where, device); }));
+            mapper.end_device();
+        }
+        return mapper.send(leaves.devices(), each);
+    });
 }
 
 }  // namespace uthin::thin_metadata

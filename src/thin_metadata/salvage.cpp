@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "thin_metadata/orphan_nodes.h"
 
 namespace uthin::thin_metadata {
@@ -39,15 +40,17 @@ salvage::salvage(block_device& device, std::uint64_t block_count, const salvage_
 
 result<std::unique_ptr<salvage>> salvage::plan(block_device& device,
                                                const salvage_options& options) {
-    const std::uint64_t blocks =
-        std::min(UTHIN_TRY(device.size_bytes()) / metadata_block_size_bytes, metadata_blocks_max);
-    if (blocks == 0) {
-        return fail(error_code::corrupt,
-                    fmt::format("{}: too small for thin pool metadata", device.name()));
-    }
-    std::unique_ptr<salvage> made(new salvage(device, blocks, options));
-    UTHIN_TRY(made->make_plan());
-    return made;
+    return or_out_of_memory([&]() -> result<std::unique_ptr<salvage>> {
+        const std::uint64_t blocks = std::min(
+            UTHIN_TRY(device.size_bytes()) / metadata_block_size_bytes, metadata_blocks_max);
+        if (blocks == 0) {
+            return fail(error_code::corrupt,
+                        fmt::format("{}: too small for thin pool metadata", device.name()));
+        }
+        std::unique_ptr<salvage> made(new salvage(device, blocks, options));
+        UTHIN_TRY(made->make_plan());
+        return made;
+    });
 }
 
 result<void> salvage::make_plan() {
@@ -503,17 +506,19 @@ void salvage::note_unknown_devices() {
 }
 
 result<void> salvage::send(mapping_sink& sink, const dump_options& options) {
-    if (report_.header.data_block_size_sectors == 0) {
-        std::string hint;
-        if (hint_ && check_data_block_size(hint_->data_block_size_sectors)) {
-            hint = fmt::format(" (it says {})", std::uint32_t{hint_->data_block_size_sectors});
+    return or_out_of_memory([&]() -> result<void> {
+        if (report_.header.data_block_size_sectors == 0) {
+            std::string hint;
+            if (hint_ && check_data_block_size(hint_->data_block_size_sectors)) {
+                hint = fmt::format(" (it says {})", std::uint32_t{hint_->data_block_size_sectors});
+            }
+            return fail(
+                error_code::invalid_argument,
+                "data block size needs to be provided due to corruption in the superblock" + hint);
         }
-        return fail(
-            error_code::invalid_argument,
-            "data block size needs to be provided due to corruption in the superblock" + hint);
-    }
-    UTHIN_TRY(check_data_block_size(report_.header.data_block_size_sectors));
-    return dump_devices(*survey_, report_.header, devices_, sink, options);
+        UTHIN_TRY(check_data_block_size(report_.header.data_block_size_sectors));
+        return dump_devices(*survey_, report_.header, devices_, sink, options);
+    });
 }
 
 }  // namespace uthin::thin_metadata

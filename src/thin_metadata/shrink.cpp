@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/aligned_buffer.h"
+#include "base/out_of_memory.h"
 #include "thin_metadata/restorer.h"
 
 namespace uthin::thin_metadata {
@@ -212,47 +213,53 @@ result<void> shrink_filter::end_pool() {
 
 result<void> move_data(block_device& data, const shrink_plan& plan,
                        const std::function<void(std::uint64_t bytes)>& progress) {
-    if (plan.moves.empty()) {
-        return {};
-    }
-    const std::uint64_t block_bytes =
-        std::uint64_t{plan.data_block_size_sectors} * sector_size_bytes;
-    const std::uint64_t found = UTHIN_TRY(data.size_bytes()) / block_bytes;
-    if (found < plan.used_end.value()) {
-        return fail(error_code::out_of_range,
-                    fmt::format("{}: the data device has {} blocks of {} bytes, but {} are in use",
-                                data.name(), found, block_bytes, plan.used_end.value()));
-    }
-    aligned_buffer buffer(copy_bytes_max);
-    for (const moved_run& move : plan.moves) {
-        UTHIN_TRY(copy_run(data, move, block_bytes, buffer, progress));
-    }
-    // ORDER: the copies are durable before any metadata that maps them is.
-    return data.flush();
+    return or_out_of_memory([&]() -> result<void> {
+        if (plan.moves.empty()) {
+            return {};
+        }
+        const std::uint64_t block_bytes =
+            std::uint64_t{plan.data_block_size_sectors} * sector_size_bytes;
+        const std::uint64_t found = UTHIN_TRY(data.size_bytes()) / block_bytes;
+        if (found < plan.used_end.value()) {
+            return fail(
+                error_code::out_of_range,
+                fmt::format("{}: the data device has {} blocks of {} bytes, but {} are in use",
+                            data.name(), found, block_bytes, plan.used_end.value()));
+        }
+        aligned_buffer buffer(copy_bytes_max);
+        for (const moved_run& move : plan.moves) {
+            UTHIN_TRY(copy_run(data, move, block_bytes, buffer, progress));
+        }
+        // ORDER: the copies are durable before any metadata that maps them is.
+        return data.flush();
+    });
 }
 
 result<void> install_image(block_device& image, block_device& target) {
-    aligned_buffer superblock(metadata_block_size_bytes);
-    UTHIN_TRY(image.read(0, superblock.span()));
-    const disk_superblock header = UTHIN_TRY(check_superblock(
-        metadata_block(0),
-        persistent_data::const_block_bytes(superblock.data(), metadata_block_size_bytes)));
-    UTHIN_TRY(write_unfinished_mark(target));
-    // The index block of the metadata space map is the last one that a restorer allocates. Counting
-    // the used blocks would not do: merged leaves leave holes.
-    const std::uint64_t end = (header.metadata_sm_root.bitmap_root + 1) * metadata_block_size_bytes;
-    aligned_buffer buffer(copy_bytes_max);
-    for (std::uint64_t at = metadata_block_size_bytes; at < end;) {
-        const auto piece = buffer.span().first(
-            static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), end - at)));
-        UTHIN_TRY(image.read(at, piece));
-        UTHIN_TRY(target.write(at, piece));
-        at += piece.size();
-    }
-    // ORDER: everything that the superblock points to is durable before it is written.
-    UTHIN_TRY(target.flush());
-    UTHIN_TRY(target.write(0, superblock.span()));
-    return target.flush();
+    return or_out_of_memory([&]() -> result<void> {
+        aligned_buffer superblock(metadata_block_size_bytes);
+        UTHIN_TRY(image.read(0, superblock.span()));
+        const disk_superblock header = UTHIN_TRY(check_superblock(
+            metadata_block(0),
+            persistent_data::const_block_bytes(superblock.data(), metadata_block_size_bytes)));
+        UTHIN_TRY(write_unfinished_mark(target));
+        // The index block of the metadata space map is the last one that a restorer allocates.
+        // Counting the used blocks would not do: merged leaves leave holes.
+        const std::uint64_t end =
+            (header.metadata_sm_root.bitmap_root + 1) * metadata_block_size_bytes;
+        aligned_buffer buffer(copy_bytes_max);
+        for (std::uint64_t at = metadata_block_size_bytes; at < end;) {
+            const auto piece = buffer.span().first(
+                static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), end - at)));
+            UTHIN_TRY(image.read(at, piece));
+            UTHIN_TRY(target.write(at, piece));
+            at += piece.size();
+        }
+        // ORDER: everything that the superblock points to is durable before it is written.
+        UTHIN_TRY(target.flush());
+        UTHIN_TRY(target.write(0, superblock.span()));
+        return target.flush();
+    });
 }
 
 }  // namespace uthin::thin_metadata

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "base/out_of_memory.h"
 #include "thin_metadata/superblock.h"
 
 namespace uthin::thin_metadata {
@@ -375,7 +376,7 @@ result<void> reader::end() {
 
 result<void> read_xml(const text_input& input, mapping_sink& sink,
                       const xml_read_options& options) {
-    return reader(input, sink, options).read();
+    return or_out_of_memory([&]() -> result<void> { return reader(input, sink, options).read(); });
 }
 
 }  // namespace uthin::thin_metadata

@@ -7,6 +7,7 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -62,9 +63,7 @@ void occupy_standard_streams() {
     }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
     // A reader that goes away is an error of writing, not a death in the middle of a change.
     std::signal(SIGPIPE, SIG_IGN);
     occupy_standard_streams();
@@ -84,4 +83,15 @@ int main(int argc, char** argv) {
         tell(fmt::format("  {}\n", known.name));
     }
     return uthin::tools::exit_failed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::bad_alloc&) {
+        std::fputs("out of memory\n", stderr);
+        return uthin::tools::exit_failed;
+    }
 }

@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <new>
 
 #include "tools/uthin_command.h"
 #include "tools/uthin_serve.h"
@@ -26,9 +27,7 @@ std::string one_line(std::string text) {
     return text;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
     using namespace uthin::tools;
     // A reader that goes away is an error of writing, not a death in the middle of a change.
     std::signal(SIGPIPE, SIG_IGN);
@@ -67,4 +66,15 @@ int main(int argc, char** argv) {
     }
     line.wait = *wait;
     return line.action();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::bad_alloc&) {
+        std::fputs("uthin: out of memory\n", stderr);
+        return uthin::tools::exit_failed;
+    }
 }

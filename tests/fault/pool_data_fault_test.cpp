@@ -300,8 +300,9 @@ void run_all(std::uint32_t block_size_sectors, bool short_run) {
         }
     }
     const auto ull = [](std::uint64_t value) { return static_cast<unsigned long long>(value); };
-    std::printf("blocks of %u sectors: %llu runs, %llu with a failed call, %llu ended read-only\n",
-                block_size_sectors, ull(sums.runs), ull(sums.failed), ull(sums.read_only));
+    std::printf("blocks of %u sectors: runs=%llu violations=%d failed_calls=%llu read_only=%llu\n",
+                block_size_sectors, ull(sums.runs), ::testing::Test::HasFailure() ? 1 : 0,
+                ull(sums.failed), ull(sums.read_only));
     EXPECT_GT(sums.failed, 40U);
     EXPECT_GT(sums.read_only, 10U);
 }

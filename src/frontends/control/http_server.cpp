@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <exception>
+#include <new>
 
 #include "base/result.h"
 
@@ -19,9 +19,20 @@ struct partial_request {
     bool too_large = false;
 };
 
+struct query_collector {
+    std::map<std::string, std::string>& query;
+    bool is_complete = true;
+};
+
+// Nothing may fly through the library, which is C.
 MHD_Result collect_query(void* where, MHD_ValueKind, const char* key, const char* value) {
-    auto& query = *static_cast<std::map<std::string, std::string>*>(where);
-    query[key] = value == nullptr ? "" : value;
+    auto& into = *static_cast<query_collector*>(where);
+    try {
+        into.query[key] = value == nullptr ? "" : value;
+    } catch (const std::bad_alloc&) {
+        into.is_complete = false;
+        return MHD_NO;
+    }
     return MHD_YES;
 }
 
@@ -45,19 +56,34 @@ struct http_server::impl {
     MHD_Daemon* daemon = nullptr;
 
     // Called once when the head of a request is there, then for each piece of its body, then once
-    // more with no data.
+    // more with no data. MHD_NO ends the connection.
     static MHD_Result on_access(void* self, MHD_Connection* connection, const char* url,
                                 const char* method, const char* /*version*/, const char* data,
                                 std::size_t* data_bytes, void** state) {
-        if (*state == nullptr) {
-            auto partial = std::make_unique<partial_request>();
-            partial->request.method = method;
-            partial->request.path = url;
-            MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, collect_query,
-                                      &partial->request.query);
-            *state = partial.release();
-            return MHD_YES;
+        try {
+            return *state == nullptr ? begin(connection, url, method, state)
+                                     : go_on(self, connection, data, data_bytes, state);
+        } catch (const std::bad_alloc&) {
+            return MHD_NO;
         }
+    }
+
+    static MHD_Result begin(MHD_Connection* connection, const char* url, const char* method,
+                            void** state) {
+        auto partial = std::make_unique<partial_request>();
+        partial->request.method = method;
+        partial->request.path = url;
+        query_collector collector{partial->request.query};
+        MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, collect_query, &collector);
+        if (!collector.is_complete) {
+            return MHD_NO;
+        }
+        *state = partial.release();
+        return MHD_YES;
+    }
+
+    static MHD_Result go_on(void* self, MHD_Connection* connection, const char* data,
+                            std::size_t* data_bytes, void** state) {
         auto& partial = *static_cast<partial_request*>(*state);
         if (*data_bytes != 0) {
             if (partial.request.body.size() + *data_bytes > request_bytes_max) {

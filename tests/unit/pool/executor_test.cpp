@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/out_of_memory.h"
 #include "support/matchers.h"
 
 namespace uthin::pool_engine {
@@ -29,6 +30,7 @@ public:
         log += ">";
         return {};
     }
+    void ran_out_of_memory() noexcept override { batch_end = out_of_memory(); }
     bool prepare_commit() override {
         if (steps == 0) {
             return false;
@@ -121,6 +123,23 @@ TEST(Executor, SlicesLetOthersInBetween) {
 }
 
 // Submits `count` letters, each when the one before it was published.
+TEST(Executor, ARequestThatFindsNoMemoryEndsWithItsBatch) {
+    class hungry final : public work {
+    public:
+        next run() override { throw std::bad_alloc(); }
+    };
+    recording_host host;
+    executor worker(host, 8);
+    work_queue queue;
+    hungry first;
+    letter second(host, 'b');
+    worker.submit(queue, first);
+    work_queue other;
+    EXPECT_THAT(worker.execute(other, second), HasCode(error_code::out_of_memory));
+    EXPECT_THAT(first.outcome(), HasCode(error_code::out_of_memory));
+    EXPECT_EQ(host.log, "[b].");
+}
+
 class chain final : public work {
 public:
     chain(recording_host& host, executor& worker, work_queue& queue, int count)
