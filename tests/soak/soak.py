@@ -364,7 +364,7 @@ class Soak:
         while now < seconds:
             passed, last = time.monotonic() - last, time.monotonic()
             now += passed if passed < SUSPENDED_SECONDS_MIN else 0
-            if now % length < length / 3 and now >= next_restart:
+            if now % length < length / 3 and next_restart <= now < seconds:
                 self.restart()
                 next_restart = now + self.random.uniform(1, 6)
             if damage and now >= seconds / 2:
