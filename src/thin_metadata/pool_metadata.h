@@ -371,15 +371,22 @@ auto metadata::impl::read_published(const Body& body) const
     }
     thin_metadata::cached_source source(blocks);
     for (int attempt = 0; attempt < attempts_max; ++attempt) {
+        std::uint64_t generation = 0;
         {
             const shared_lock guard(state_lock_);
+            generation = blocks.generation();
             auto outcome = body(source, published_);
             if (outcome || outcome.error().code() != error_code::would_block) {
                 return outcome;
             }
         }
         if (auto loaded = blocks.read(source.missed(), source.missed_kind()); !loaded) {
-            return std::unexpected(std::move(loaded).error());
+            // The block may have been used anew meanwhile: only of the state that is still the
+            // published one it says something.
+            const shared_lock guard(state_lock_);
+            if (generation == blocks.generation()) {
+                return std::unexpected(std::move(loaded).error());
+            }
         }
     }
     const shared_lock guard(state_lock_);
