@@ -392,15 +392,24 @@ auto metadata::impl::read_published(const Body& body) const
     return or_out_of_memory([&]() -> decltype(body(blocks, published_)) {
         thin_metadata::cached_source source(blocks);
         for (int attempt = 0; attempt < attempts_max; ++attempt) {
+            std::uint64_t generation = 0;
             {
                 const shared_lock guard(state_lock_);
                 UTHIN_TRY(usable());
+                generation = blocks.generation();
                 auto outcome = body(source, published_);
                 if (outcome || outcome.error().code() != error_code::would_block) {
                     return outcome;
                 }
             }
-            UTHIN_TRY(blocks.read(source.missed(), source.missed_kind()));
+            if (auto loaded = blocks.read(source.missed(), source.missed_kind()); !loaded) {
+                // The block may have been used anew meanwhile: only of the state that is still the
+                // published one it says something.
+                const shared_lock guard(state_lock_);
+                if (generation == blocks.generation()) {
+                    return std::unexpected(std::move(loaded).error());
+                }
+            }
         }
         const shared_lock guard(state_lock_);
         UTHIN_TRY(usable());

@@ -140,10 +140,11 @@ client_plans commit_and_io(random_generator& random) {
 client_plans resize_and_provision(random_generator& random) {
     client_plans plans;
     if (random.one_in(2)) {
-        plans.first = {on_pool(kind::grow, 9)};
+        plans.first = {on_pool(kind::grow, 10)};
         plans.second = {write_some(random, 0, 2, second_clients),
                         write_some(random, 0, 3, second_clients + 1),
-                        write_some(random, 2, 1, second_clients + 2), read(0, 4, 4)};
+                        write_some(random, 2, 1, second_clients + 2),
+                        write_some(random, 2, 2, second_clients + 3), read(0, 4, 4)};
         return plans;
     }
     plans.first = {on_volume(kind::set_size, 0, 3 + random.below(4)),
@@ -237,7 +238,7 @@ const std::vector<client_pair>& client_pairs() {
         {.name = "delete_io", .plan = delete_and_io},
         {.name = "commit_io", .plan = commit_and_io},
         {.name = "resize_provision",
-         .options = {.pool_blocks = mapped + 2},
+         .options = {.pool_blocks = mapped + 3},
          .plan = resize_and_provision},
         {.name = "metadata_snap_commit", .plan = metadata_snap_and_commit},
         {.name = "merge_write", .options = {.pool_blocks = 12}, .plan = merge_and_write},
