@@ -27,6 +27,8 @@ def suites(root):
 
 def matches(pattern, test):
     # A test with parameters is called Group/Suite.Test/Value.
+    suite, dot, name = pattern.partition(".")
+    pattern = suite.rpartition("/")[2] + dot + name.partition("/")[0]
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(f"{expression}", test) is not None
 

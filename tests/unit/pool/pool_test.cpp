@@ -224,6 +224,30 @@ TEST(PoolDiscard, AFreedBlockIsNotUsedAgainWhileAReadOfItIsInFlight) {
     }
 }
 
+// The same for a client that does its I/O itself.
+TEST(PoolDiscard, AFreedBlockIsNotUsedAgainWhileAClientHasItsExtent) {
+    rig_options with = quiet();
+    with.data_blocks = 16;
+    pool_rig rig(with);
+    auto volume = rig.make(0, 4 * mib);
+    const auto old = pattern(1, 16 * block);
+    ASSERT_OK(volume->write(0, old));
+    ASSERT_OK_AND_ASSIGN(io_ticket ticket, volume->begin(io_kind::read));
+    ASSERT_OK_AND_ASSIGN(mapped_extent extent, volume->map(ticket, 3 * block, block));
+    std::thread other([&] {
+        EXPECT_OK(volume->discard(3 * block, block));
+        EXPECT_OK(volume->write(2 * mib, pattern(2, block)));  // the only free block
+    });
+    std::this_thread::sleep_for(200ms);
+    std::vector<std::byte> seen(block);
+    EXPECT_OK(rig->data_device().read(extent.data_offset_bytes, seen));
+    EXPECT_EQ(std::memcmp(seen.data(), old.data() + 3 * block, block), 0);
+    extent = {};
+    ticket = {};
+    other.join();
+    EXPECT_EQ(read_all(*volume, 2 * mib, block), pattern(2, block));
+}
+
 // ---- snapshots, rollback, deletion
 
 TEST(PoolSnapshots, OfOneCallAreMadeTogetherOrNotAtAll) {

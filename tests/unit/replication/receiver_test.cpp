@@ -209,6 +209,16 @@ TEST_F(Receiver, LeavesAVolumeAloneThatGotItsNameMeanwhile) {
     EXPECT_EQ(target_.content("copy"), content);
 }
 
+TEST_F(Receiver, LeavesAVolumeAloneThatWasWrittenToMeanwhile) {
+    three_snapshots();
+    ASSERT_OK(target_.receive(source_.send("s1"), "copy"));
+    const auto refused = receive_while(target_, source_.send("s2", "s1"), "copy",
+                                       [this] { write(target_, "copy", 'z', 5); });
+    EXPECT_THAT(refused, HasCode(error_code::invalid_argument));
+    EXPECT_EQ(target_.content("copy")[5 * block_bytes], std::byte{'z'});
+    EXPECT_THAT(names(target_), ElementsAre("copy", "s1"));
+}
+
 TEST_F(Receiver, LeavesAVolumeAloneThatTookThePlaceOfItsTarget) {
     three_snapshots();
     ASSERT_OK(target_.receive(source_.send("s1"), "copy"));

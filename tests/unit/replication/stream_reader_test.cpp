@@ -117,6 +117,19 @@ TEST(StreamReader, RefusesRecordsThatAreReorderedLostOrRepeated) {
     EXPECT_FALSE(read_all(assembled({0, 0, 1, 2, 3, 4}), nullptr));
 }
 
+// Whole, with a right checksum, and not what was sent: the digest at the end tells.
+TEST(StreamReader, RefusesAnotherStreamsRecord) {
+    auto bytes = sample(false);
+    const auto at = test::record_boundaries(bytes);
+    disk_record record;
+    std::memcpy(&record, bytes.data() + at[1], sizeof record);
+    const auto payload = std::span(bytes).subspan(at[1] + sizeof record, record.payload_bytes);
+    payload[7] ^= std::byte{1};
+    record.crc = record_crc(record, payload);
+    std::memcpy(bytes.data() + at[1], &record, sizeof record);
+    EXPECT_THAT(read_all(bytes, nullptr), HasCode(error_code::corrupt));
+}
+
 TEST(StreamReader, RefusesAnotherVersion) {
     auto bytes = sample(false);
     bytes[8] = std::byte{2};
