@@ -157,7 +157,8 @@ result<block_ref> block_manager::load(metadata_block where, block_kind kind) {
             continue;  // published, written and evicted while we read: what we have may be older
         }
         if (fresh) {
-            if_memory_allows([&]() REQUIRES(in.lock) { insert_clean(in, *fresh); });
+            // Called at once, under in.lock.
+            if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS { insert_clean(in, *fresh); });
         }
         return fresh;
     }
@@ -251,7 +252,7 @@ void block_manager::prefetch(std::span<const metadata_block> blocks, block_kind 
             in.loads.erase(load);
         }
         if (valid && !stale && !in.entries.contains(loaded.where().value())) {
-            if_memory_allows([&]() REQUIRES(in.lock) { insert_clean(in, loaded); });
+            if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS { insert_clean(in, loaded); });
         }
     }
 }

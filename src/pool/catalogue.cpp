@@ -602,7 +602,7 @@ result<std::optional<volume_record>> catalogue::find_uuid(std::string_view uuid)
 
 result<void> catalogue::begin(std::span<intent> intents, std::span<const std::string> stale_uuids) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         for (const std::string& uuid : stale_uuids) {
             UTHIN_TRY(impl_->delete_volume(uuid));
         }
@@ -615,7 +615,7 @@ result<void> catalogue::begin(std::span<intent> intents, std::span<const std::st
 
 result<void> catalogue::resolve(std::span<const intent_outcome> outcomes) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         for (const intent_outcome& outcome : outcomes) {
             UTHIN_TRY(impl_->settle(outcome));
         }
@@ -627,7 +627,7 @@ result<void> catalogue::publish(std::span<const std::int64_t> numbers,
                                 std::span<const volume_record> volumes, std::span<intent> reaps,
                                 std::span<const std::string> stale_uuids) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         for (const std::string& uuid : stale_uuids) {
             UTHIN_TRY(impl_->delete_volume(uuid));
         }
@@ -648,7 +648,7 @@ result<void> catalogue::publish(std::span<const std::int64_t> numbers,
 
 result<void> catalogue::keep(std::int64_t number, const volume_record& volume) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         UTHIN_TRY(impl_->at(query::keep_intent)
                       .bind(1, static_cast<std::int64_t>(intent_kind::transfer))
                       .bind(2, volume.uuid)
@@ -662,7 +662,7 @@ result<void> catalogue::keep(std::int64_t number, const volume_record& volume) {
 
 result<void> catalogue::forget(std::int64_t number) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         UTHIN_TRY(impl_->delete_notes(number));
         return impl_->at(query::reap_instead)
             .bind(1, static_cast<std::int64_t>(intent_kind::reap))
@@ -674,7 +674,7 @@ result<void> catalogue::forget(std::int64_t number) {
 result<void> catalogue::set_labels(std::string_view uuid,
                                    const std::map<std::string, std::string>& labels) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         UTHIN_TRY(impl_->at(query::delete_labels).bind(1, uuid).run());
         return impl_->insert_labels(uuid, labels);
     });
@@ -683,7 +683,7 @@ result<void> catalogue::set_labels(std::string_view uuid,
 result<void> catalogue::drop_origin(std::string_view uuid,
                                     const std::map<std::string, std::string>& labels) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         UTHIN_TRY(impl_->at(query::drop_origin).bind(1, uuid).run());
         if (impl_->database.changed_rows() == 0) {
             return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
@@ -695,7 +695,7 @@ result<void> catalogue::drop_origin(std::string_view uuid,
 
 result<void> catalogue::rename(std::string_view uuid, std::string_view name) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         auto done = impl_->at(query::rename).bind(1, name).bind(2, uuid).run();
         if (!done && done.error().code() == error_code::already_exists) {
             return fail(
@@ -712,7 +712,7 @@ result<void> catalogue::rename(std::string_view uuid, std::string_view name) {
 
 result<void> catalogue::resize(std::string_view uuid, std::uint64_t size_bytes) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         UTHIN_TRY(impl_->at(query::resize).bind(1, size_bytes).bind(2, uuid).run());
         if (impl_->database.changed_rows() == 0) {
             return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
@@ -724,8 +724,9 @@ result<void> catalogue::resize(std::string_view uuid, std::uint64_t size_bytes) 
 result<void> catalogue::set_limits(std::string_view uuid, std::uint64_t reserved_bytes,
                                    std::uint64_t limit_bytes) {
     const lock_guard held(impl_->lock);
-    return impl_->change(
-        [&]() -> result<void> { return impl_->write_limits(uuid, reserved_bytes, limit_bytes); });
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
+        return impl_->write_limits(uuid, reserved_bytes, limit_bytes);
+    });
 }
 
 // "SECONDS OWNER".
@@ -751,7 +752,7 @@ result<std::optional<metadata_snapshot_lease>> catalogue::lease() {
 
 result<void> catalogue::set_lease(const std::optional<metadata_snapshot_lease>& lease) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         if (!lease) {
             return impl_->at(query::delete_pool_value).bind(1, lease_key).run();
         }
@@ -763,7 +764,7 @@ result<void> catalogue::set_lease(const std::optional<metadata_snapshot_lease>& 
 result<void> catalogue::adopt(const volume_record& volume,
                               std::span<const std::string> stale_uuids) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() -> result<void> {
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
         for (const std::string& uuid : stale_uuids) {
             UTHIN_TRY(impl_->delete_volume(uuid));
         }

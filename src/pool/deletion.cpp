@@ -88,7 +88,8 @@ void deletion::finish() {
     status_.done = true;
     if (!outcome()) {
         status_.failure = out_of_memory().error();
-        if_memory_allows([this]() REQUIRES(status_lock_) { status_.failure = outcome().error(); });
+        if_memory_allows([this]()
+                             NO_THREAD_SAFETY_ANALYSIS { status_.failure = outcome().error(); });
     } else {
         status_.blocks_left = 0;
     }

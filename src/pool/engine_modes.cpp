@@ -73,7 +73,7 @@ void engine::set_mode(pool_mode mode, std::string_view cause) {
     {
         lock_guard held(mode_lock_);
         mode_cause_.clear();
-        if_memory_allows([&]() REQUIRES(mode_lock_) { mode_cause_ = cause; });
+        if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS { mode_cause_ = cause; });
         if (mode == pool_mode::out_of_data_space) {
             out_of_space_since_ = clock_.monotonic();
         } else if (mode == pool_mode::write) {

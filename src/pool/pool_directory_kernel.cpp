@@ -49,7 +49,7 @@ result<void> pool_directory::message(std::string_view text) {
 
 result<void> pool_directory::apply_message(const target_message& message) {
     const device_id first(message.first);
-    const auto make_room = [&]() -> result<void> {
+    const auto make_room = [&]() REQUIRES(change_lock_) -> result<void> {
         if (is_hidden(first)) {
             return fail(error_code::already_exists,
                         fmt::format("device {} is being deleted", first.value()));

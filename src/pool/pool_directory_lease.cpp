@@ -185,7 +185,8 @@ void pool_directory::keep_leases() {
         result<void> settled;
         {
             const lock_guard held(change_lock_);
-            settled = or_out_of_memory([this] { return settle_lease(); });
+            settled =
+                or_out_of_memory([this]() NO_THREAD_SAFETY_ANALYSIS { return settle_lease(); });
         }
         if (!settled) {
             if_memory_allows(

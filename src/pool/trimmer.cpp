@@ -199,7 +199,7 @@ void trimmer::step() {
         lock_guard held(lock_);
         if (!taken || phase_ != phase::held) {
             // Nothing was free, or an allocation needed it: later, if it is free then.
-            if_memory_allows([&]() REQUIRES(lock_) {
+            if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS {
                 pending_.insert(pending_.end(), blocks.begin(), blocks.end());
             });
             if (!taken) {

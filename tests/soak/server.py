@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "integration"))  # nbd_cl
 MEMORY_SLACK_BYTES = 2 << 20
 MEMORY_SLACK_FACTOR = 1.10
 PATIENCE_SECONDS = 3600  # a machine may be suspended meanwhile
+RINGS_MAX = 8 + 16  # kept when idle, and one for each thread of a client
 JUDGED_SECONDS_MIN, JUDGED_SAMPLES_MIN = 200, 100  # a shorter life is still warming up
 
 
@@ -43,9 +44,22 @@ class Life:
     def sample(self):
         with open(f"/proc/{self.pid}/status", encoding="ascii") as status:
             resident = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
-        descriptors = len(os.listdir(f"/proc/{self.pid}/fd"))
+        descriptors = self.descriptors()
         self.samples.append((time.monotonic() - self.begin, resident, descriptors))
         return resident, descriptors
+
+    def descriptors(self):
+        """without the rings that src/io/uring_batch.cpp keeps: there are as many as were once busy together"""
+        folder, count, rings = f"/proc/{self.pid}/fd", 0, 0
+        for name in os.listdir(folder):
+            try:
+                is_ring = "io_uring" in os.readlink(f"{folder}/{name}")
+            except FileNotFoundError:
+                continue
+            count, rings = count + (not is_ring), rings + is_ring
+        if rings > RINGS_MAX:
+            raise Violation(f"{rings} rings of io_uring, {RINGS_MAX} may be kept")
+        return count
 
     def quarter(self, number):
         """-> median of resident bytes, least number of descriptors: a connection that just ends may be

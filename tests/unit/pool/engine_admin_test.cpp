@@ -85,6 +85,22 @@ TEST(RepairLeaks, GivesTheBlocksBackWhileClientsReadAndWrite) {
     EXPECT_EQ(read_all(*volume, 0, 8 * block), pattern(1, 8 * block));
 }
 
+TEST(RepairLeaks, KeepsWhatNoCommitHoldsYet) {
+    pool_rig rig(quiet());
+    ASSERT_OK(rig.make(0, volume_bytes)->write(0, pattern(1, 8 * block)));
+    rig.close();
+    leak(rig, 3);
+    rig.open();
+    auto volume = rig.open_volume(0, volume_bytes);
+    ASSERT_OK(volume->write(10 * block, pattern(2, 4 * block)));
+    ASSERT_OK(volume->discard(0, 2 * block));
+    ASSERT_OK(rig->repair_leaks());
+    EXPECT_TRUE(check(rig).is_clean());
+    EXPECT_EQ(rig->status()->data_used_blocks, 10U);
+    EXPECT_EQ(read_all(*volume, 10 * block, 4 * block), pattern(2, 4 * block));
+    EXPECT_TRUE(all_zero(read_all(*volume, 0, 2 * block)));
+}
+
 TEST(RepairLeaks, OfAPoolThatNeedsACheckBringsItBack) {
     pool_rig rig(quiet());
     ASSERT_OK(rig.make(0, volume_bytes)->write(0, pattern(1, 8 * block)));

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -28,6 +31,26 @@ std::string content_of(const std::filesystem::path& path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};
 }
+
+// No file of this process can be written to any more, as on a full file system.
+class no_file_grows {
+public:
+    no_file_grows() : old_handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+        EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &old_), 0);
+        const rlimit none{.rlim_cur = 0, .rlim_max = old_.rlim_max};
+        EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+    }
+    ~no_file_grows() {
+        EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &old_), 0);
+        std::signal(SIGXFSZ, old_handler_);
+    }
+    no_file_grows(const no_file_grows&) = delete;
+    no_file_grows& operator=(const no_file_grows&) = delete;
+
+private:
+    rlimit old_{};
+    void (*const old_handler_)(int);
+};
 
 class PoolDirectory : public testing::Test {
 protected:
@@ -590,6 +613,22 @@ TEST_F(PoolDirectory, SettingsAreKeptAllOrNone) {
     open(open_purpose::serve);
     ASSERT_OK(pool_->start());
     EXPECT_THAT(pool_->set({{"cache", "none"}}), HasCode(error_code::busy)) << "while it is open";
+}
+
+// What the catalogue cannot say is not done: the pool would not know what to make of it.
+TEST_F(PoolDirectory, NothingIsMadeWhenTheCatalogueCannotBeWritten) {
+    open();
+    create("a");
+    {
+        const no_file_grows full;
+        EXPECT_FALSE(pool_->create_volume({.name = "b", .size_bytes = 512}));
+        EXPECT_FALSE(pool_->create_snapshots({.snapshots = {{"a", "s"}}}));
+    }
+    EXPECT_EQ(pool_->engine().mode(), pool_mode::write);
+    EXPECT_EQ(pool_->list()->size(), 1U);
+    open();  // the catalogue asks for it
+    create("b");
+    EXPECT_EQ(pool_->list()->size(), 2U);
 }
 
 TEST_F(PoolDirectory, GrowsItsOwnFilesAndNeverShrinks) {
