@@ -22,7 +22,8 @@ namespace uthin::persistent_data {
 void set_bitmap_count(std::byte* bitmap, std::uint32_t index, std::uint32_t count) noexcept;
 
 [[nodiscard]] constexpr std::uint64_t bitmaps_for(std::uint64_t nr_blocks) noexcept {
-    return (nr_blocks + entries_per_bitmap - 1) / entries_per_bitmap;
+    // Without an overflow: a damaged superblock may name any number.
+    return nr_blocks / entries_per_bitmap + (nr_blocks % entries_per_bitmap != 0 ? 1 : 0);
 }
 
 // Where one bitmap is now and where it was at the last commit.

@@ -38,19 +38,35 @@ json encode(const backup_point& point) {
             {"created", point.created_unix_seconds}};
 }
 
+// get_to() converts any number, which means nothing where it does not fit.
+void read_whole(const json& value, std::uint64_t& number) {
+    if (!value.is_number_unsigned()) {
+        throw json::other_error::create(501, "not a whole number", &value);
+    }
+    value.get_to(number);
+}
+
+void read_whole(const json& value, std::int64_t& number) {
+    if (!value.is_number_integer() ||
+        (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
+        throw json::other_error::create(501, "not a whole number", &value);
+    }
+    value.get_to(number);
+}
+
 // Throws what is not as it should be.
 backup_point decode(const json& value) {
     backup_point point;
-    value.at("number").get_to(point.number);
+    read_whole(value.at("number"), point.number);
     value.at("volume").get_to(point.volume);
     value.at("volume_uuid").get_to(point.volume_uuid);
     value.at("id").get_to(point.id);
     value.at("base").get_to(point.base);
     value.at("file").get_to(point.file);
     value.at("sha256").get_to(point.sha256);
-    value.at("file_bytes").get_to(point.file_bytes);
-    value.at("size").get_to(point.size_bytes);
-    value.at("created").get_to(point.created_unix_seconds);
+    read_whole(value.at("file_bytes"), point.file_bytes);
+    read_whole(value.at("size"), point.size_bytes);
+    read_whole(value.at("created"), point.created_unix_seconds);
     return point;
 }
 
@@ -98,7 +114,7 @@ result<repository_manifest> parse_manifest(const std::string& text, const std::s
     repository_manifest manifest;
     try {
         value.at("id").get_to(manifest.id);
-        value.at("next_number").get_to(manifest.next_number);
+        read_whole(value.at("next_number"), manifest.next_number);
         for (const json& point : value.at("points")) {
             manifest.points.push_back(decode(point));
         }

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "frontends/control/codec.h"
+#include "pool/names.h"
 
 namespace uthin::frontends {
 
@@ -97,7 +98,7 @@ public:
         }
         for (const auto& item : object_.items()) {
             if (!known_.contains(item.key())) {
-                failure_ = fmt::format("unknown field '{}'", item.key());
+                failure_ = fmt::format("unknown field '{}'", printable(item.key()));
                 return;
             }
         }
