@@ -2,12 +2,8 @@
 // it threw away, and read from the device what its blocks had held long before: a block that was
 // mapped read as a hole, or as corrupt, and a write could have gone to another volume's block.
 #include <gtest/gtest.h>
-
-#include <functional>
-#include <utility>
-
 #include "io/memory_device.h"
-#include "support/forwarding_device.h"
+#include "support/hooked_device.h"
 #include "support/matchers.h"
 #include "uthin/metadata.h"
 
@@ -16,26 +12,9 @@ namespace {
 
 constexpr std::uint64_t metadata_bytes = 1 << 20;
 
-// Does something before each read, but not before the reads of that.
-class hooked_device final : public test::forwarding_device {
-public:
-    using forwarding_device::forwarding_device;
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        if (const auto hook = std::exchange(hook_, nullptr)) {
-            hook();
-            hook_ = hook;
-        }
-        return below().read(offset, buffer);
-    }
-    void before_reads(std::function<void()> hook) { hook_ = std::move(hook); }
-
-private:
-    std::function<void()> hook_;
-};
-
 TEST(LookupDuringAnAbort, SeesTheLastCommit) {
     io::memory_device memory(metadata_bytes);
-    hooked_device device(memory);
+    test::hooked_device device(memory);
     auto opened = metadata::open(device, {.data_block_size_sectors = 128, .format = true});
     ASSERT_OK(opened);
     metadata& pool = **opened;

@@ -2,40 +2,22 @@
 // was used anew for something else, was told that the metadata is corrupt.
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <utility>
 
 #include "base/random.h"
 #include "io/memory_device.h"
-#include "support/forwarding_device.h"
+#include "support/hooked_device.h"
 #include "support/matchers.h"
 #include "uthin/metadata.h"
 
 namespace uthin {
 namespace {
 
-// Does something before each read, but not before the reads of that.
-class hooked_device final : public test::forwarding_device {
-public:
-    using forwarding_device::forwarding_device;
-    [[nodiscard]] result<void> read(std::uint64_t offset, std::span<std::byte> buffer) override {
-        if (const auto hook = std::exchange(hook_, nullptr)) {
-            hook();
-            hook_ = hook;
-        }
-        return below().read(offset, buffer);
-    }
-    void before_reads(std::function<void()> hook) { hook_ = std::move(hook); }
-
-private:
-    std::function<void()> hook_;
-};
-
 TEST(LookupDuringCommits, IsNotMisledByABlockThatIsUsedAnew) {
     for (std::uint64_t round = 0; round < 300; ++round) {
         random_generator random(round);
         io::memory_device memory((40 + random.below(30)) * 4096);
-        hooked_device device(memory);
+        test::hooked_device device(memory);
         const metadata_options with{.data_block_size_sectors = 128, .format = true};
         auto opened = metadata::open(device, with);
         ASSERT_OK(opened);
