@@ -2,6 +2,7 @@
 // it threw away, and read from the device what its blocks had held long before: a block that was
 // mapped read as a hole, or as corrupt, and a write could have gone to another volume's block.
 #include <gtest/gtest.h>
+
 #include "io/memory_device.h"
 #include "support/hooked_device.h"
 #include "support/matchers.h"
