@@ -290,6 +290,33 @@ TEST_P(FileDevice, DiscardGivesTheSpaceBack) {
     EXPECT_LT(used(), static_cast<blkcnt_t>(device_bytes / 2));
 }
 
+// Through the page cache; around it the zeros take their place.
+TEST_P(FileDevice, ZeroingAHoleLeavesItAndZeroingDataZeroesIt) {
+    if (!device_->capabilities().can_discard) {
+        GTEST_SKIP() << "no holes in files here";
+    }
+    const auto used = [this] {
+        struct stat status {};
+        EXPECT_EQ(::stat(path_.c_str(), &status), 0);
+        return status.st_blocks * 512;
+    };
+    const bool keeps_holes = !device_->direct();
+    ASSERT_OK(device_->write_zeroes(0, device_bytes));
+    ASSERT_OK(device_->flush());
+    if (keeps_holes) {
+        EXPECT_EQ(used(), 0);
+    }
+    // A hole before data, data, and what only ends in a hole.
+    ASSERT_OK(device_->write(8192, std::vector<std::byte>(4096, std::byte{1})));
+    ASSERT_OK(device_->write_zeroes(0, 8192 + 512));
+    ASSERT_OK(device_->write_zeroes(8192 + 1024, 65536));
+    std::vector<std::byte> page(4096);
+    ASSERT_OK(device_->read(8192, page));
+    for (std::size_t i = 0; i < page.size(); ++i) {
+        ASSERT_EQ(page[i], i / 512 == 1 ? std::byte{1} : std::byte{0}) << i;
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Of, FileDevice, ::testing::Values(true, false),
                          [](const ::testing::TestParamInfo<bool>& of) {
                              return of.param ? std::string("Direct") : std::string("Buffered");
