@@ -345,7 +345,7 @@ result<void> file_device::write_zeroes(std::uint64_t offset_bytes, std::uint64_t
     return is_disk_ ? zero_disk(offset_bytes, length_bytes) : zero_file(offset_bytes, length_bytes);
 }
 
-// Asking takes a twentieth of zeroing. When in doubt it is none.
+// When in doubt it is none.
 bool file_device::is_hole(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
     const off_t begin = static_cast<off_t>(offset_bytes);
     const off_t data = ::lseek(descriptor_, begin, SEEK_DATA);

@@ -119,7 +119,11 @@ int create_pool(const command_line& line, create_arguments& given) {
     request.features.discard = given.ignore_discard ? discard_mode::ignore
                                : given.no_passdown  ? discard_mode::no_passdown
                                                     : discard_mode::passdown;
-    request.features.cache = given.cache == "writeback" ? data_cache::writeback : data_cache::none;
+    const auto cache = parse_data_cache(given.cache);
+    if (!cache) {
+        return report_usage("pool create: " + cache.error().message());
+    }
+    request.features.cache = *cache;
     request.wait = line.wait;
     if (given.if_not_exists && load_pool_file(request.directory)) {
         return show_pool(line, request.directory);
@@ -157,10 +161,8 @@ void add_create(CLI::App& pool, command_line& line) {
     command->add_flag("--no-discard-passdown", given->no_passdown,
                       "discards do not reach the data device");
     command->add_flag("--ignore-discard", given->ignore_discard, "discards do nothing");
-    command
-        ->add_option("--cache", given->cache,
-                     "of the data: none (default), or writeback through the page cache")
-        ->check(CLI::IsMember({"none", "writeback"}));
+    command->add_option("--cache", given->cache,
+                        "of the data: none (default), or writeback through the page cache");
     command->add_flag("--read-only", request.features.read_only, "opened read-only from now on");
     command->add_flag("--if-not-exists", given->if_not_exists, "a pool that is there is fine");
     command->callback(

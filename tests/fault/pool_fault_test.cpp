@@ -41,8 +41,8 @@ constexpr std::uint64_t metadata_blocks = 80;
 constexpr std::uint64_t data_blocks = 24;
 constexpr std::uint64_t spare_blocks = 8;  // of either device, for growth
 constexpr std::uint64_t volume_blocks = 8;
-constexpr std::uint64_t main_id =
-    0;  // 0..3 shared with its snapshot, 4 and 5 its own, 6 and 7 holes
+// 0..3 shared with its snapshot, 4 and 5 its own, 6 and 7 holes.
+constexpr std::uint64_t main_id = 0;
 constexpr std::uint64_t snapshot_id = 1;  // of that
 constexpr std::uint64_t small_id = 2;     // two blocks
 constexpr std::uint64_t older_id = 3;     // its snapshot, before the second block was overwritten
