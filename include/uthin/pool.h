@@ -86,7 +86,8 @@ struct pool_options {
     // Changes become durable at the latest this long after they were made.
     std::chrono::nanoseconds commit_interval = std::chrono::seconds(1);
     std::uint64_t metadata_cache_bytes = 64ULL << 20;
-    // Mappings kept for the hit path of one volume, 16 bytes each; rounded up to a power of two.
+    // Single mappings kept for the hit path of one volume, 21 bytes each; rounded up to a power of
+    // two. A quarter of the memory more is for runs, up to 8 times as many mappings.
     std::uint32_t mapping_cache_entries = 1U << 14;
     // Requests that the executor takes in one turn.
     std::uint32_t executor_batch = 64;

@@ -75,9 +75,9 @@ private:
     void tell_waiting() noexcept;
     [[nodiscard]] bool ended(std::uint32_t generation) const noexcept;
 
-    std::atomic<std::uint32_t> generation_{0};       // 0 or 1
-    std::array<counter, 2 * shard_count> counters_;  // by generation, then by shard
+    std::atomic<std::uint32_t> generation_{0};  // 0 or 1
     std::atomic<bool> waiting_{false};
+    std::array<counter, 2 * shard_count> counters_;  // by generation, then by shard
     mutex lock_;
     condition dropped_;
 };

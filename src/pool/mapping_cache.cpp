@@ -4,36 +4,32 @@
 #include <bit>
 
 #include "base/interleaving.h"
-#include "base/thread.h"
+#include "pool/versioned_line.h"
 
 namespace uthin::pool_engine {
 
 namespace {
 
-constexpr std::uint64_t virtual_block_limit = 1ULL << 48;  // larger ones are never cached
+using versioned_line::epoch_high;
+using versioned_line::epoch_low;
+using versioned_line::virtual_block_limit;
+
 constexpr std::uint64_t data_block_mask = (1ULL << 40) - 1;
 constexpr std::uint64_t shared_bit = 1ULL << 40;
 constexpr std::uint64_t valid_bit = 1ULL << 41;
 
 constexpr std::uint64_t first_word(virtual_block block, std::uint64_t epoch) {
-    return block.value() << 16 | (epoch & 0xffff);
+    return block.value() << 16 | epoch_low(epoch);
 }
 
-constexpr std::uint64_t epoch_high(std::uint64_t epoch) {
-    return (epoch >> 16) << 42;
-}
+constexpr std::uint64_t runs_part = 8;
 
 }  // namespace
 
-mapping_cache::mapping_cache(std::uint32_t entries) {
+mapping_cache::mapping_cache(std::uint32_t entries) : runs_(entries / runs_part) {
     const std::uint64_t sets = std::bit_ceil(std::max<std::uint64_t>(1, entries / ways));
     set_mask_ = sets - 1;
     sets_ = std::make_unique<set[]>(sets);
-}
-
-// Neighbouring blocks go to neighbouring sets, so that a scan fills the cache evenly.
-mapping_cache::set& mapping_cache::set_of(virtual_block block) const {
-    return sets_[block.value() & set_mask_];
 }
 
 bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_block block,
@@ -52,14 +48,22 @@ bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_b
 // match.
 std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
     on_miss.epoch = epoch_.load(std::memory_order_acquire);
+    if (const auto found = runs_.find(block, on_miss.epoch, on_miss.run_version)) {
+        return found;
+    }
+    return find_single(block, on_miss.epoch, on_miss.version);
+}
+
+std::optional<lookup_result> mapping_cache::find_single(virtual_block block, std::uint64_t epoch,
+                                                        std::uint64_t& version) const {
     const set& where = set_of(block);
     interleaving_point();
-    on_miss.version = where.version.load(std::memory_order_acquire);
-    if ((on_miss.version & 1) != 0 || block.value() >= virtual_block_limit) {
-        on_miss.version |= 1;  // fill() will refuse
+    version = where.version.load(std::memory_order_acquire);
+    if ((version & 1) != 0 || block.value() >= virtual_block_limit) {
+        version |= 1;  // fill() will refuse
         return std::nullopt;
     }
-    const std::uint64_t wanted = first_word(block, on_miss.epoch);
+    const std::uint64_t wanted = first_word(block, epoch);
     for (const entry& one : where.entries) {
         const std::uint64_t first = one.first.load(std::memory_order_acquire);
         interleaving_point();
@@ -67,9 +71,9 @@ std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_m
             continue;
         }
         const std::uint64_t second = one.second.load(std::memory_order_acquire);
-        if (matches(first, second, block, on_miss.epoch)) {
+        if (matches(first, second, block, epoch)) {
             interleaving_point();
-            if (where.version.load(std::memory_order_relaxed) != on_miss.version) {
+            if (where.version.load(std::memory_order_relaxed) != version) {
                 break;
             }
             return lookup_result{data_block(second & data_block_mask), (second & shared_bit) != 0};
@@ -78,24 +82,17 @@ std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_m
     return std::nullopt;
 }
 
-void mapping_cache::lock(set& where) {
-    interleaving_point();
-    for (;;) {
-        std::uint64_t version = where.version.load(std::memory_order_relaxed);
-        if ((version & 1) == 0 &&
-            where.version.compare_exchange_weak(version, version + 1, std::memory_order_acquire,
-                                                std::memory_order_relaxed)) {
-            return;
-        }
-        yield_thread();  // the holder stores a few words
+// Only a hint: what it says may be over when the caller uses it.
+bool mapping_cache::continues(virtual_block block, std::int64_t step, std::uint64_t epoch,
+                              const lookup_result& mapping) const {
+    const auto distance = static_cast<std::uint64_t>(step);  // -1 wraps to what it should
+    const virtual_block neighbour(block.value() + distance);
+    std::uint64_t unused = 0;
+    auto found = runs_.find(neighbour, epoch, unused);
+    if (!found) {
+        found = find_single(neighbour, epoch, unused);
     }
-}
-
-// Also when nothing was changed: a new version voids the misses of before (MC2).
-void mapping_cache::unlock(set& where) {
-    interleaving_point();
-    where.version.store(where.version.load(std::memory_order_relaxed) + 1,
-                        std::memory_order_release);
+    return found && found->block.value() == mapping.block.value() + distance;
 }
 
 void mapping_cache::store(entry& where, virtual_block block, const lookup_result& mapping,
@@ -126,19 +123,21 @@ mapping_cache::entry& mapping_cache::victim(set& where, virtual_block block, std
     return where.entries[(where.version.load(std::memory_order_relaxed) >> 1) % ways];
 }
 
-// The exchange fails when the set changed since the miss: by an invalidation (then the mapping may
-// be old) or by another fill (then we lose a little). Its success orders the stores behind it.
+// Refused when a line changed since the miss: by an invalidation (then the mapping may be old) or
+// by another fill (then we lose a little).
 void mapping_cache::fill(virtual_block block, const miss& from, const lookup_result& mapping) {
-    std::uint64_t expected = from.version;
-    interleaving_point();
+    std::uint64_t run_version = from.run_version;
+    if (runs_.fill(block, from.epoch, run_version, mapping) ||
+        ((continues(block, -1, from.epoch, mapping) || continues(block, 1, from.epoch, mapping)) &&
+         runs_.start(block, from.epoch, run_version, mapping))) {
+        return;
+    }
     set& where = set_of(block);
-    if ((expected & 1) != 0 ||
-        !where.version.compare_exchange_strong(expected, expected + 1, std::memory_order_acquire,
-                                               std::memory_order_relaxed)) {
+    if (!versioned_line::try_hold(where.version, from.version)) {
         return;
     }
     store(victim(where, block, from.epoch), block, mapping, from.epoch);
-    unlock(where);
+    versioned_line::release(where.version);
 }
 
 void mapping_cache::put(virtual_block block, const lookup_result& mapping) {
@@ -146,21 +145,31 @@ void mapping_cache::put(virtual_block block, const lookup_result& mapping) {
         return;
     }
     const std::uint64_t epoch = epoch_.load(std::memory_order_relaxed);  // only we store it
+    const bool in_run = runs_.put(block, epoch, mapping, continues(block, -1, epoch, mapping));
     set& where = set_of(block);
-    lock(where);
-    store(victim(where, block, epoch), block, mapping, epoch);
-    unlock(where);
+    versioned_line::hold(where.version);
+    if (in_run) {
+        remove(where, block);
+    } else {
+        store(victim(where, block, epoch), block, mapping, epoch);
+    }
+    versioned_line::release(where.version);
 }
 
-void mapping_cache::invalidate(virtual_block block) {
-    set& where = set_of(block);
-    lock(where);
+void mapping_cache::remove(set& where, virtual_block block) {
     for (entry& one : where.entries) {
         if (one.first.load(std::memory_order_relaxed) >> 16 == block.value()) {
             one.second.store(0, std::memory_order_release);
         }
     }
-    unlock(where);
+}
+
+void mapping_cache::invalidate(virtual_block block) {
+    runs_.invalidate(block);
+    set& where = set_of(block);
+    versioned_line::hold(where.version);
+    remove(where, block);
+    versioned_line::release(where.version);
 }
 
 void mapping_cache::invalidate(range<virtual_block> blocks) {

@@ -1,11 +1,11 @@
-// The mappings of one volume that the hit path finds without a lock: fixed size, set-associative.
+// The mappings of one volume that the hit path finds without a lock: fixed size, set-associative,
+// runs of neighbours apart from single ones. A block may be kept as both, with the same mapping.
 //
 // Invariants
 //   MC1  find() returns a mapping that was published, and no change of it was followed by put(),
 //        invalidate() or advance_epoch() before find() began.
-//   MC2  Nothing looked up before such a change can be stored after it: the ticket that find()
-//   gives
-//        on a miss is void once its set or the epoch changed.
+//   MC2  Nothing looked up before such a change can be stored after it: what find() leaves behind
+//        on a miss is void once its line of runs, its set or the epoch changed.
 // Threads   find, fill: any. The others: the executor, after it published the change they are for.
 //           What makes a hit safe to *use* is not here: the io_ticket taken before find() keeps a
 //           snapshot from making a "not shared" untrue until the write ended, and the data_pin
@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 
+#include "pool/mapping_runs.h"
 #include "uthin/metadata.h"
 #include "uthin/units.h"
 
@@ -26,12 +27,14 @@ namespace uthin::pool_engine {
 
 class mapping_cache {
 public:
-    // What a miss leaves behind: the state of the set, read before the caller looks up.
+    // What a miss leaves behind: the state of both lines, read before the caller looks up.
     struct miss {
+        std::uint64_t run_version = 0;
         std::uint64_t version = 0;
         std::uint64_t epoch = 0;
     };
 
+    // Single mappings; runs have an eighth as many lines.
     explicit mapping_cache(std::uint32_t entries);
 
     [[nodiscard]] std::optional<lookup_result> find(virtual_block block, miss& on_miss) const;
@@ -60,9 +63,16 @@ private:
     };
     static_assert(sizeof(set) == 64);
 
-    [[nodiscard]] set& set_of(virtual_block block) const;
-    static void lock(set& where);
-    static void unlock(set& where);
+    // Neighbouring blocks go to neighbouring sets, so that a scan fills the cache evenly.
+    [[nodiscard]] set& set_of(virtual_block block) const noexcept {
+        return sets_[block.value() & set_mask_];
+    }
+    [[nodiscard]] std::optional<lookup_result> find_single(virtual_block block, std::uint64_t epoch,
+                                                           std::uint64_t& version) const;
+    // Block and its neighbour by `step` are neighbours on the data device, too, as far as known.
+    [[nodiscard]] bool continues(virtual_block block, std::int64_t step, std::uint64_t epoch,
+                                 const lookup_result& mapping) const;
+    static void remove(set& where, virtual_block block);
     static void store(entry& where, virtual_block block, const lookup_result& mapping,
                       std::uint64_t epoch);
     [[nodiscard]] static entry& victim(set& where, virtual_block block, std::uint64_t epoch);
@@ -72,6 +82,7 @@ private:
     std::atomic<std::uint64_t> epoch_{1};
     std::uint64_t set_mask_;
     std::unique_ptr<set[]> sets_;
+    mapping_runs runs_;
 };
 
 }  // namespace uthin::pool_engine

@@ -47,19 +47,21 @@ private:
     std::array<shard, shard_count> shards_;
 };
 
-struct volume_state {
+// What every request looks at comes first, in one cache line.
+struct alignas(64) volume_state {
     volume_state(device_id device_number, std::uint64_t size, std::uint32_t cache_entries,
                  std::function<void()> on_release)
-        : id(device_number),
-          size_bytes(size),
-          tickets(std::move(on_release)),
-          cache(cache_entries) {}
+        : size_bytes(size),
+          cache(cache_entries),
+          id(device_number),
+          tickets(std::move(on_release)) {}
 
-    const device_id id;
     std::atomic<std::uint64_t> size_bytes;
     std::atomic<bool> read_only{false};
     // Acknowledged changes are gone: flushes fail until the volume is opened again.
     std::atomic<bool> lost_changes{false};
+    mapping_cache cache;
+    const device_id id;
     thin_device* device = nullptr;
     // Null: unmapped blocks read as zeros. Set before the object is shared; taken away when no
     // block needs it any more, while no ticket exists.
@@ -67,7 +69,6 @@ struct volume_state {
     work_queue queue;
     write_gate gate;
     io_tickets tickets;
-    mapping_cache cache;
     partial_discards discarded_parts;
     mutex resize_lock;  // one set_size at a time
 };

@@ -100,7 +100,7 @@ TEST(MappingCache, MoreBlocksThanFitPushEachOtherOut) {
     mapping_cache cache(3);  // one set
     mapping_cache::miss miss;
     for (std::uint64_t i = 1; i <= 4; ++i) {
-        cache.put(virtual_block(i), at(i));
+        cache.put(virtual_block(i), at(10 * i));
     }
     int found = 0;
     for (std::uint64_t i = 1; i <= 4; ++i) {

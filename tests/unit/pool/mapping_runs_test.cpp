@@ -1,0 +1,229 @@
+#include "pool/mapping_runs.h"
+
+#include <atomic>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/random.h"
+#include "pool/mapping_cache.h"
+#include "support/seed.h"
+
+namespace uthin::pool_engine {
+namespace {
+
+constexpr std::uint64_t epoch = 1;
+
+constexpr lookup_result at(std::uint64_t block, bool shared = false) {
+    return {data_block(block), shared};
+}
+
+std::optional<lookup_result> found(const mapping_runs& runs, std::uint64_t block) {
+    std::uint64_t unused = 0;
+    return runs.find(virtual_block(block), epoch, unused);
+}
+
+bool put(mapping_runs& runs, std::uint64_t block, const lookup_result& mapping, bool starts) {
+    return runs.put(virtual_block(block), epoch, mapping, starts);
+}
+
+TEST(MappingRuns, KeepsARunThatWasStartedAndNothingElse) {
+    mapping_runs runs(1);
+    EXPECT_FALSE(put(runs, 40, at(140), false));
+    EXPECT_TRUE(put(runs, 41, at(141, true), true));
+    EXPECT_TRUE(put(runs, 40, at(140), false));
+    EXPECT_FALSE(put(runs, 42, at(7), false));
+    EXPECT_EQ(found(runs, 40), at(140));
+    EXPECT_EQ(found(runs, 41), at(141, true));
+    EXPECT_FALSE(found(runs, 42));
+    EXPECT_FALSE(found(runs, 43));
+}
+
+TEST(MappingRuns, TheBaseOfARunMayLieBelowZeroAndBlocksMayBeTheLargest) {
+    mapping_runs runs(1);
+    EXPECT_TRUE(put(runs, 31, at(0), true));
+    EXPECT_EQ(found(runs, 31), at(0));
+    const std::uint64_t last = (1ULL << 48) - 1;
+    const std::uint64_t last_data = (1ULL << 40) - 1;
+    EXPECT_TRUE(put(runs, last, at(last_data, true), true));
+    EXPECT_EQ(found(runs, last), at(last_data, true));
+    const std::uint64_t beyond = last + 1;
+    std::uint64_t version = 0;
+    EXPECT_FALSE(runs.find(virtual_block(beyond), epoch, version));
+    EXPECT_FALSE(runs.start(virtual_block(beyond), epoch, version, at(1)));
+}
+
+TEST(MappingRuns, AnotherMappingAnInvalidationAndAnotherEpochForget) {
+    mapping_runs runs(1);
+    for (std::uint64_t i = 0; i < 4; ++i) {
+        EXPECT_TRUE(put(runs, i, at(100 + i), true));
+    }
+    EXPECT_FALSE(put(runs, 1, at(7), false));
+    runs.invalidate(virtual_block(2));
+    EXPECT_EQ(found(runs, 0), at(100));
+    EXPECT_FALSE(found(runs, 1));
+    EXPECT_FALSE(found(runs, 2));
+    EXPECT_EQ(found(runs, 3), at(103));
+    std::uint64_t unused = 0;
+    EXPECT_FALSE(runs.find(virtual_block(3), epoch + 1, unused));
+    EXPECT_FALSE(runs.find(virtual_block(3), epoch + (1 << 16), unused));
+}
+
+TEST(MappingRuns, WhatWasLookedUpBeforeAnInvalidationIsRefused) {
+    mapping_runs runs(1);
+    EXPECT_TRUE(put(runs, 6, at(106), true));
+    std::uint64_t version = 0;
+    EXPECT_FALSE(runs.find(virtual_block(7), epoch, version));
+    const std::uint64_t before = version;
+    EXPECT_TRUE(runs.fill(virtual_block(7), epoch, version, at(107)));
+    runs.invalidate(virtual_block(7));
+    version = before;
+    EXPECT_FALSE(runs.fill(virtual_block(7), epoch, version, at(107)));
+    EXPECT_FALSE(runs.start(virtual_block(7), epoch, before, at(107)));
+    EXPECT_FALSE(found(runs, 7));
+}
+
+TEST(MappingRuns, OfOneLineTheShorterRunGivesWayToWhoComesAsOftenAsItIsLong) {
+    mapping_runs runs(1);
+    for (std::uint64_t i = 0; i < 32; ++i) {
+        EXPECT_TRUE(put(runs, i, at(1000 + i), true));
+    }
+    for (std::uint64_t i = 32; i < 36; ++i) {
+        EXPECT_TRUE(put(runs, i, at(2000 + i), true));
+    }
+    EXPECT_FALSE(put(runs, 64, at(5), true));
+    EXPECT_FALSE(put(runs, 96, at(6), true));
+    EXPECT_FALSE(put(runs, 128, at(7), true));
+    EXPECT_TRUE(put(runs, 160, at(8), true));
+    EXPECT_EQ(found(runs, 160), at(8));
+    EXPECT_EQ(found(runs, 31), at(1031));
+    EXPECT_FALSE(found(runs, 33));
+}
+
+// What was written in order needs a fraction of the single entries.
+TEST(MappingRuns, MakeASmallCacheKnowALargeVolumeThatWasWrittenInOrder) {
+    constexpr std::uint64_t blocks = 8 * 3 * 64;
+    mapping_cache cache(3 * 64);
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        cache.put(virtual_block(i), at(5000 + i, i % 3 == 0));
+    }
+    mapping_cache::miss miss;
+    std::uint64_t hits = 0;
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        if (const auto hit = cache.find(virtual_block(i), miss)) {
+            EXPECT_EQ(hit, at(5000 + i, i % 3 == 0));
+            ++hits;
+        }
+    }
+    EXPECT_GE(hits, blocks - 1);
+}
+
+TEST(MappingRuns, LookupsInAnyOrderMakeRunsToo) {
+    constexpr std::uint64_t blocks = 8 * 3 * 64;
+    mapping_cache cache(3 * 64);
+    random_generator random(test::seed());
+    mapping_cache::miss miss;
+    for (std::uint64_t i = 0; i < 30 * blocks; ++i) {
+        const virtual_block block(random.below(blocks));
+        if (!cache.find(block, miss)) {
+            cache.fill(block, miss, at(5000 + block.value()));
+        }
+    }
+    std::uint64_t hits = 0;
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        hits += cache.find(virtual_block(i), miss) ? 1U : 0U;
+    }
+    EXPECT_GE(hits, blocks * 9 / 10);
+}
+
+// Against a plain map, with all that changes it: what is found is always what is there.
+TEST(MappingRuns, AndSinglesNeverDisagreeWithAPlainMap) {
+    for (std::uint64_t round = 0; round < 20; ++round) {
+        mapping_cache cache(round % 2 == 0 ? 3 : 48);
+        random_generator random(test::seed() + round);
+        std::map<std::uint64_t, lookup_result> truth;
+        constexpr std::uint64_t blocks = 200;
+        std::uint64_t hits = 0;
+        for (std::uint64_t step = 0; step < 40000; ++step) {
+            const std::uint64_t block = random.below(blocks);
+            const std::uint64_t what = random.below(100);
+            // Mostly in runs, of which there are two for each block.
+            const lookup_result mapping =
+                at(random.below(10) == 0 ? random.below(1000) : 300 * random.below(2) + block,
+                   random.below(4) == 0);
+            if (what < 10) {
+                truth.insert_or_assign(block, mapping);
+                cache.put(virtual_block(block), mapping);
+            } else if (what < 14) {
+                truth.erase(block);
+                cache.invalidate(virtual_block(block));
+            } else if (what < 15 && random.below(10) == 0) {
+                truth.clear();
+                cache.advance_epoch();
+            } else {
+                mapping_cache::miss miss;
+                const auto is = truth.find(block);
+                if (const auto hit = cache.find(virtual_block(block), miss)) {
+                    ++hits;
+                    ASSERT_TRUE(is != truth.end()) << "round " << round << " step " << step;
+                    ASSERT_EQ(*hit, is->second) << "round " << round << " step " << step;
+                } else if (is != truth.end()) {
+                    cache.fill(virtual_block(block), miss, is->second);
+                }
+            }
+        }
+        EXPECT_GT(hits, 0U);
+    }
+}
+
+// As in MappingCache: block 5 and its neighbour move together, so that runs come and go.
+TEST(MappingRuns, NeverGiveAMappingThatWasOutOfDateWhenAskedFor) {
+    mapping_cache cache(3);
+    std::atomic<std::uint64_t> published{1};
+    std::atomic<std::uint64_t> told{1};
+    std::atomic<bool> stop{false};
+    std::atomic<std::uint64_t> hits{0};
+    std::atomic<std::uint64_t> stale{0};
+    std::vector<std::thread> finders;
+    for (int f = 0; f < 3; ++f) {
+        finders.emplace_back([&] {
+            while (!stop.load()) {
+                const std::uint64_t least = told.load();
+                mapping_cache::miss miss;
+                for (const std::uint64_t block : {4ULL, 5ULL}) {
+                    if (const auto hit = cache.find(virtual_block(block), miss)) {
+                        hits.fetch_add(1);
+                        stale.fetch_add(hit->block.value() < 100 * least + block ? 1 : 0);
+                    } else {
+                        cache.fill(virtual_block(block), miss, at(100 * published.load() + block));
+                    }
+                }
+            }
+        });
+    }
+    for (std::uint64_t i = 2; i < 30000 || hits.load() < 1000; ++i) {
+        published.store(i);
+        if (i % 5 == 0) {
+            cache.advance_epoch();
+        } else {
+            for (const std::uint64_t block : {4ULL, 5ULL}) {
+                if (i % 5 == 1) {
+                    cache.invalidate(virtual_block(block));
+                } else {
+                    cache.put(virtual_block(block), at(100 * i + block));
+                }
+            }
+        }
+        told.store(i);
+    }
+    stop.store(true);
+    for (std::thread& one : finders) {
+        one.join();
+    }
+    EXPECT_EQ(stale.load(), 0U);
+}
+
+}  // namespace
+}  // namespace uthin::pool_engine
