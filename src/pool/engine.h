@@ -26,6 +26,7 @@
 #include "pool/data_epochs.h"
 #include "pool/event_log.h"
 #include "pool/executor.h"
+#include "pool/ready_blocks.h"
 #include "pool/space_shares.h"
 #include "pool/volume_state.h"
 #include "uthin/metadata.h"
@@ -135,6 +136,10 @@ public:
     [[nodiscard]] result<std::uint64_t> free_blocks() const;
     // Executor. It got none and was given back: nobody but its allocator ever saw it.
     void never_used(data_block block);
+    // Executor, at the end of a request that changed the transaction. Allocates ahead when nothing
+    // is left, twice as many each time within a transaction; not when space is short.
+    [[nodiscard]] result<void> allocate_ahead();
+    [[nodiscard]] ready_blocks& ready() noexcept { return ready_; }
     // Executor. Counts aborts: what was allocated in an older era is not ours any more.
     [[nodiscard]] std::uint64_t era() const noexcept { return era_; }
     // Executor. Ends `request` with `why`; unless that is a logical refusal, the batch is broken.
@@ -219,6 +224,7 @@ private:
     // Tries again what failed then.
     void record_needs_check();
     void mark_all_lost();
+    [[nodiscard]] result<void> give_ready_back();
     [[nodiscard]] result<void> give_in_flight_back();
     [[nodiscard]] result<void> take_in_flight_again();
     // Executor. Nothing is wrong with the metadata any more.
@@ -243,6 +249,8 @@ private:
                                                                    std::uint64_t size_bytes);
     [[nodiscard]] result<void> close_devices();
     [[nodiscard]] result<std::uint64_t> promised_blocks();
+
+    static constexpr std::size_t ahead_least = 4;
 
     const pool_options options_;
     clock& clock_;
@@ -287,6 +295,8 @@ private:
     space_shares shares_;
     std::uint64_t allocated_in_batch_ = 0;
     std::set<std::uint64_t> in_flight_;  // data blocks, EN2
+    ready_blocks ready_;
+    std::size_t ahead_ = ahead_least;  // how many are allocated ahead the next time
     // Data blocks that were given out since the last commit. Freed again before the next one they
     // are free in the committed state too, and the metadata would allocate them at once.
     std::unordered_set<std::uint64_t> used_since_commit_;

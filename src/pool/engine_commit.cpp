@@ -104,6 +104,36 @@ void engine::never_used(data_block block) {
     used_since_commit_.erase(block.value());
 }
 
+// Where little is left, exactness is worth more than speed: a write that is refused must be refused
+// for want of space, not for what others might write.
+result<void> engine::allocate_ahead() {
+    if (ready_.count() != 0 || has_shares_.load() || mode() != pool_mode::write) {
+        return {};
+    }
+    const std::uint64_t free = UTHIN_TRY(free_blocks());
+    const space_counts metadata = UTHIN_TRY(metadata_->metadata_space());
+    if (free < low_water_blocks_.load() + 16 * ahead_ || metadata.free_blocks < 8 * ahead_) {
+        return {};
+    }
+    std::size_t count = 0;
+    while (count < ahead_) {
+        const auto found = metadata_->alloc_data_range(ahead_ - count);
+        if (!found) {
+            return found.error().code() == error_code::no_data_space
+                       ? result<void>()
+                       : std::unexpected(found.error());
+        }
+        for (data_block block = found->begin; block < found->end; ++block) {
+            ++count;
+            if (may_use(block)) {
+                ready_.add(block, era_);
+            }
+        }
+    }
+    ahead_ = std::min(2 * ahead_, ready_blocks::blocks_max);
+    return {};
+}
+
 work::next engine::refuse(work& request, error why) {
     if (!is_refusal(why.code()) && !broken_by_) {
         broken_by_ = why;
@@ -188,6 +218,8 @@ void engine::metadata_failed(const error& why) {
 void engine::give_transaction_up(const error& why) {
     auto restored = metadata_->abort();
     ++era_;
+    ready_.clear();
+    ahead_ = ahead_least;
     in_flight_.clear();
     parked_.clear();
     used_since_commit_.clear();
@@ -252,8 +284,24 @@ result<void> engine::flush_data() {
 
 // ---- commit
 
+result<void> engine::give_ready_back() {
+    result<void> given;
+    const bool outer = std::exchange(giving_back_, true);
+    while (const auto one = ready_.take()) {
+        given = metadata_->dec_data_range({one->block, one->block + 1});
+        if (!given) {
+            break;
+        }
+        never_used(one->block);
+    }
+    giving_back_ = outer;
+    ahead_ = ahead_least;
+    return given;
+}
+
 // EN2: in the committed state blocks in flight are free. Parked ones are let go.
 result<void> engine::give_in_flight_back() {
+    UTHIN_TRY(give_ready_back());
     for (const std::uint64_t block : parked_) {
         UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
     }

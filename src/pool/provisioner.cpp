@@ -41,6 +41,16 @@ private:
     std::span<std::byte> bytes_;
 };
 
+// Beside the reserve.
+result<bool> has_metadata(engine& of) {
+    const space_counts space = UTHIN_TRY(of.metadata().metadata_space());
+    return space.free_blocks != 0;
+}
+
+result<void> metadata_full() {
+    return fail(error_code::no_metadata_space, "the pool's metadata is full");
+}
+
 // Finds new blocks for the first part of the plan: as many as there are.
 class allocate_work final : public work {
 public:
@@ -53,16 +63,16 @@ public:
             set_outcome(std::move(allowed));
             return next::done;
         }
-        const auto metadata = engine_.metadata().metadata_space();
-        if (!metadata) {
-            return engine_.refuse(*this, metadata.error());
+        const auto room = has_metadata(engine_);
+        if (!room) {
+            return engine_.refuse(*this, room.error());
         }
-        if (metadata->free_blocks == 0) {
+        if (!*room) {
             if (!retried()) {
                 engine_.changed(true);  // a commit gives back what the transaction replaced
                 return next::space;
             }
-            set_outcome(fail(error_code::no_metadata_space, "the pool's metadata is full"));
+            set_outcome(metadata_full());
             return next::done;
         }
         const auto granted = share_of_plan();
@@ -120,6 +130,10 @@ private:
                 if (found.error().code() != error_code::no_data_space) {
                     return engine_.refuse(*this, std::move(found).error());
                 }
+                if (const auto ready = engine_.ready().take()) {
+                    plan_[count_++].fresh = ready->block;
+                    continue;
+                }
                 if (engine_.space_trimmer().let_go()) {
                     continue;
                 }
@@ -164,16 +178,33 @@ private:
 // Inserts the mappings, or gives the blocks back.
 class insert_work final : public work {
 public:
+    // `was_ready`: the executor has not been asked whether there is room for the mapping.
     insert_work(engine& owner, volume_state& state, std::span<block_plan> plan, std::uint64_t era,
-                bool give_back)
-        : engine_(owner), state_(state), plan_(plan), era_(era), give_back_(give_back) {}
+                bool give_back, bool was_ready)
+        : engine_(owner),
+          state_(state),
+          plan_(plan),
+          era_(era),
+          give_back_(give_back),
+          was_ready_(was_ready) {}
 
     [[nodiscard]] next run() override {
         if (era_ != engine_.era()) {
             set_outcome(fail(error_code::io_error, "the transaction was aborted"));
             return next::done;
         }
-        const auto allowed = engine_.may_change();
+        auto allowed = engine_.may_change();
+        if (was_ready_ && allowed && !give_back_) {
+            const auto room = has_metadata(engine_);
+            if (!room) {
+                return engine_.refuse(*this, room.error());
+            }
+            if (!*room && !retried()) {
+                engine_.changed(true);
+                return next::space;
+            }
+            allowed = *room ? result<void>() : metadata_full();
+        }
         for (block_plan& one : plan_) {
             auto settled = give_back_ || !allowed ? release(one) : insert(one);
             if (!settled) {
@@ -181,6 +212,11 @@ public:
             }
             if (!one.old) {
                 engine_.shares().settled(state_.id);
+            }
+        }
+        if (allowed && plan_.size() == 1) {
+            if (auto done = engine_.allocate_ahead(); !done) {
+                return engine_.refuse(*this, std::move(done).error());
             }
         }
         set_outcome(give_back_ ? result<void>() : allowed);
@@ -228,23 +264,35 @@ private:
     const std::span<block_plan> plan_;
     const std::uint64_t era_;
     const bool give_back_;
+    const bool was_ready_;
 };
 
 }  // namespace
 
+result<provisioner::allocated_blocks> provisioner::allocate(std::span<block_plan> plan) {
+    if (plan.size() == 1) {
+        if (const auto ready = engine_.ready().take()) {
+            plan[0].fresh = ready->block;
+            return allocated_blocks{1, ready->era, true};
+        }
+    }
+    allocate_work request(engine_, state_, plan);
+    auto done = engine_.worker().execute(state_.queue, request);
+    at_limit_ = request.at_limit();
+    UTHIN_TRY(std::move(done));
+    return allocated_blocks{request.count(), request.era(), false};
+}
+
 result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_source& source,
                                        std::uint64_t begin_bytes, std::uint64_t end_bytes) {
-    allocate_work allocation(engine_, state_, plan);
-    auto allocated = engine_.worker().execute(state_.queue, allocation);
-    at_limit_ = allocation.at_limit();
-    UTHIN_TRY(std::move(allocated));
-    const std::span<block_plan> got = plan.first(allocation.count());
+    const allocated_blocks allocated = UTHIN_TRY(allocate(plan));
+    const std::span<block_plan> got = plan.first(allocated.count);
     const std::uint64_t got_end =
         std::min(end_bytes, (got.back().block.value() + 1) * engine_.block_bytes());
 
     // ORDER: PO1, PV1.
     const auto filled = or_out_of_memory([&] { return fill(got, source, begin_bytes, got_end); });
-    insert_work insertion(engine_, state_, got, allocation.era(), !filled);
+    insert_work insertion(engine_, state_, got, allocated.era, !filled, allocated.were_ready);
     auto inserted = engine_.worker().execute(state_.queue, insertion);
     UTHIN_TRY(result<void>(filled));
     UTHIN_TRY(std::move(inserted));

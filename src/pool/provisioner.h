@@ -2,6 +2,8 @@
 //
 //   executor: allocate -> caller's thread: zero or copy, write -> executor: insert the mapping
 //
+// For a single block, the first step is mostly spared: it is ready (ready_blocks).
+//
 // Invariants
 //   PV1  The mapping is inserted after every byte of the new block was written (PO1).
 //   PV2  It is inserted only if the block is still mapped as it was when the new block was asked
@@ -45,6 +47,12 @@ public:
     [[nodiscard]] bool at_limit() const noexcept { return at_limit_; }
 
 private:
+    struct allocated_blocks {
+        std::size_t count = 0;
+        std::uint64_t era = 0;
+        bool were_ready = false;
+    };
+    [[nodiscard]] result<allocated_blocks> allocate(std::span<block_plan> plan);
     [[nodiscard]] result<void> fill(std::span<const block_plan> plan, const write_source& source,
                                     std::uint64_t begin_bytes, std::uint64_t end_bytes);
     [[nodiscard]] result<void> fill_part(const block_plan& one, const write_source& source,
