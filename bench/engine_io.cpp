@@ -79,7 +79,13 @@ result<void> hits(report& out, const std::string& group, std::uint64_t cache_div
     for (const auto& [kind, name] : kinds) {
         UTHIN_TRY(out.compare({group + "/two-threads-" + name, "raw device, two threads",
                                threaded_side(pool->data(), kind, pages, operations, 2),
-                               threaded_side(*volume, kind, pages, operations, 2), target}));
+                               threaded_side(*volume, kind, pages, operations, 2), std::nullopt}));
+        const auto one = out.ratio(group + "/" + name);
+        const auto two = out.ratio(group + "/two-threads-" + name);
+        if (one && two) {
+            out.value(group + "/scaling-" + name, *two / *one, "of raw's own scaling",
+                      bound::at_least, 0.95);
+        }
     }
     return {};
 }

@@ -100,6 +100,11 @@ result<void> report::compare(const comparison& what) {
     return {};
 }
 
+std::optional<double> report::ratio(std::string_view name) const {
+    const auto row = std::ranges::find(compared_, name, &compared_row::name);
+    return row == compared_.end() ? std::nullopt : std::optional(row->ratio_cpu.median);
+}
+
 void report::value(const std::string& name, double value, const std::string& unit, bound kind,
                    double limit) {
     std::string verdict;

@@ -78,6 +78,8 @@ public:
 
     // Measures, prints a line, keeps the row.
     [[nodiscard]] result<void> compare(const comparison& what);
+    // The CPU ratio of a row that was measured.
+    [[nodiscard]] std::optional<double> ratio(std::string_view name) const;
     void value(const std::string& name, double value, const std::string& unit,
                bound kind = bound::none, double limit = 0);
 
