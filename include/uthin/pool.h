@@ -87,7 +87,7 @@ struct pool_options {
     std::chrono::nanoseconds commit_interval = std::chrono::seconds(1);
     std::uint64_t metadata_cache_bytes = 64ULL << 20;
     // Single mappings kept for the hit path of one volume, 21 bytes each; rounded up to a power of
-    // two. A quarter of the memory more is for runs, up to 8 times as many mappings.
+    // two. A quarter of the memory more is for runs of neighbours, up to 8 times as many mappings.
     std::uint32_t mapping_cache_entries = 1U << 14;
     // Requests that the executor takes in one turn.
     std::uint32_t executor_batch = 64;

@@ -26,7 +26,9 @@ constexpr std::uint64_t runs_part = 8;
 
 }  // namespace
 
-mapping_cache::mapping_cache(std::uint32_t entries) : runs_(entries / runs_part) {
+mapping_cache::mapping_cache(std::uint32_t entries)
+    : runs_(entries / runs_part, 0),
+      long_runs_(entries / runs_part >> mapping_runs::run_bits, mapping_runs::run_bits) {
     const std::uint64_t sets = std::bit_ceil(std::max<std::uint64_t>(1, entries / ways));
     set_mask_ = sets - 1;
     sets_ = std::make_unique<set[]>(sets);
@@ -48,6 +50,9 @@ bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_b
 // match.
 std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
     on_miss.epoch = epoch_.load(std::memory_order_acquire);
+    if (const auto found = long_runs_.find(block, on_miss.epoch, on_miss.long_run_version)) {
+        return found;
+    }
     if (const auto found = runs_.find(block, on_miss.epoch, on_miss.run_version)) {
         return found;
     }
@@ -127,9 +132,20 @@ mapping_cache::entry& mapping_cache::victim(set& where, virtual_block block, std
 // by another fill (then we lose a little).
 void mapping_cache::fill(virtual_block block, const miss& from, const lookup_result& mapping) {
     std::uint64_t run_version = from.run_version;
-    if (runs_.fill(block, from.epoch, run_version, mapping) ||
-        ((continues(block, -1, from.epoch, mapping) || continues(block, 1, from.epoch, mapping)) &&
-         runs_.start(block, from.epoch, run_version, mapping))) {
+    switch (runs_.fill(block, from.epoch, run_version, mapping)) {
+        case mapping_runs::kept::whole: {
+            // ORDER: MC3.
+            std::uint64_t version = from.long_run_version;
+            if (long_runs_.fill(block, from.epoch, version, mapping) == mapping_runs::kept::no) {
+                static_cast<void>(long_runs_.start(block, from.epoch, version, mapping));
+            }
+            return;
+        }
+        case mapping_runs::kept::yes: return;
+        case mapping_runs::kept::no: break;
+    }
+    if ((continues(block, -1, from.epoch, mapping) || continues(block, 1, from.epoch, mapping)) &&
+        runs_.start(block, from.epoch, run_version, mapping)) {
         return;
     }
     set& where = set_of(block);
@@ -145,10 +161,16 @@ void mapping_cache::put(virtual_block block, const lookup_result& mapping) {
         return;
     }
     const std::uint64_t epoch = epoch_.load(std::memory_order_relaxed);  // only we store it
-    const bool in_run = runs_.put(block, epoch, mapping, continues(block, -1, epoch, mapping));
+    const auto in_run = runs_.put(block, epoch, mapping, continues(block, -1, epoch, mapping));
+    // ORDER: MC3.
+    if (in_run == mapping_runs::kept::whole) {
+        static_cast<void>(long_runs_.put(block, epoch, mapping, true));
+    } else {
+        long_runs_.invalidate(block);
+    }
     set& where = set_of(block);
     versioned_line::hold(where.version);
-    if (in_run) {
+    if (in_run != mapping_runs::kept::no) {
         remove(where, block);
     } else {
         store(victim(where, block, epoch), block, mapping, epoch);
@@ -166,6 +188,7 @@ void mapping_cache::remove(set& where, virtual_block block) {
 
 void mapping_cache::invalidate(virtual_block block) {
     runs_.invalidate(block);
+    long_runs_.invalidate(block);  // ORDER: MC3
     set& where = set_of(block);
     versioned_line::hold(where.version);
     remove(where, block);

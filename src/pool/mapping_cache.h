@@ -1,11 +1,14 @@
 // The mappings of one volume that the hit path finds without a lock: fixed size, set-associative,
-// runs of neighbours apart from single ones. A block may be kept as both, with the same mapping.
+// runs of neighbours and runs of whole runs apart from single ones. A block may be kept in more
+// than one of these parts, with the same mapping.
 //
 // Invariants
 //   MC1  find() returns a mapping that was published, and no change of it was followed by put(),
 //        invalidate() or advance_epoch() before find() began.
 //   MC2  Nothing looked up before such a change can be stored after it: what find() leaves behind
-//        on a miss is void once its line of runs, its set or the epoch changed.
+//        on a miss is void, for each part, once its line there or the epoch changed.
+//   MC3  What is no longer true leaves runs_ before long_runs_: who saw a whole run there and then
+//        finds the line of long_runs_ as it was before he looked up has seen a true one.
 // Threads   find, fill: any. The others: the executor, after it published the change they are for.
 //           What makes a hit safe to *use* is not here: the io_ticket taken before find() keeps a
 //           snapshot from making a "not shared" untrue until the write ended, and the data_pin
@@ -27,14 +30,15 @@ namespace uthin::pool_engine {
 
 class mapping_cache {
 public:
-    // What a miss leaves behind: the state of both lines, read before the caller looks up.
+    // What a miss leaves behind: the state of the lines, read before the caller looks up.
     struct miss {
+        std::uint64_t long_run_version = 0;
         std::uint64_t run_version = 0;
         std::uint64_t version = 0;
         std::uint64_t epoch = 0;
     };
 
-    // Single mappings; runs have an eighth as many lines.
+    // Single mappings; runs have an eighth as many lines, long ones a 32nd of that.
     explicit mapping_cache(std::uint32_t entries);
 
     [[nodiscard]] std::optional<lookup_result> find(virtual_block block, miss& on_miss) const;
@@ -82,7 +86,8 @@ private:
     std::atomic<std::uint64_t> epoch_{1};
     std::uint64_t set_mask_;
     std::unique_ptr<set[]> sets_;
-    mapping_runs runs_;
+    mapping_runs runs_;       // of blocks
+    mapping_runs long_runs_;  // of whole runs
 };
 
 }  // namespace uthin::pool_engine

@@ -26,11 +26,11 @@ std::optional<lookup_result> found(const mapping_runs& runs, std::uint64_t block
 }
 
 bool put(mapping_runs& runs, std::uint64_t block, const lookup_result& mapping, bool starts) {
-    return runs.put(virtual_block(block), epoch, mapping, starts);
+    return runs.put(virtual_block(block), epoch, mapping, starts) != mapping_runs::kept::no;
 }
 
 TEST(MappingRuns, KeepsARunThatWasStartedAndNothingElse) {
-    mapping_runs runs(1);
+    mapping_runs runs(1, 0);
     EXPECT_FALSE(put(runs, 40, at(140), false));
     EXPECT_TRUE(put(runs, 41, at(141, true), true));
     EXPECT_TRUE(put(runs, 40, at(140), false));
@@ -42,7 +42,7 @@ TEST(MappingRuns, KeepsARunThatWasStartedAndNothingElse) {
 }
 
 TEST(MappingRuns, TheBaseOfARunMayLieBelowZeroAndBlocksMayBeTheLargest) {
-    mapping_runs runs(1);
+    mapping_runs runs(1, 0);
     EXPECT_TRUE(put(runs, 31, at(0), true));
     EXPECT_EQ(found(runs, 31), at(0));
     const std::uint64_t last = (1ULL << 48) - 1;
@@ -56,7 +56,7 @@ TEST(MappingRuns, TheBaseOfARunMayLieBelowZeroAndBlocksMayBeTheLargest) {
 }
 
 TEST(MappingRuns, AnotherMappingAnInvalidationAndAnotherEpochForget) {
-    mapping_runs runs(1);
+    mapping_runs runs(1, 0);
     for (std::uint64_t i = 0; i < 4; ++i) {
         EXPECT_TRUE(put(runs, i, at(100 + i), true));
     }
@@ -72,21 +72,21 @@ TEST(MappingRuns, AnotherMappingAnInvalidationAndAnotherEpochForget) {
 }
 
 TEST(MappingRuns, WhatWasLookedUpBeforeAnInvalidationIsRefused) {
-    mapping_runs runs(1);
+    mapping_runs runs(1, 0);
     EXPECT_TRUE(put(runs, 6, at(106), true));
     std::uint64_t version = 0;
     EXPECT_FALSE(runs.find(virtual_block(7), epoch, version));
     const std::uint64_t before = version;
-    EXPECT_TRUE(runs.fill(virtual_block(7), epoch, version, at(107)));
+    EXPECT_EQ(runs.fill(virtual_block(7), epoch, version, at(107)), mapping_runs::kept::yes);
     runs.invalidate(virtual_block(7));
     version = before;
-    EXPECT_FALSE(runs.fill(virtual_block(7), epoch, version, at(107)));
+    EXPECT_EQ(runs.fill(virtual_block(7), epoch, version, at(107)), mapping_runs::kept::no);
     EXPECT_FALSE(runs.start(virtual_block(7), epoch, before, at(107)));
     EXPECT_FALSE(found(runs, 7));
 }
 
 TEST(MappingRuns, OfOneLineTheShorterRunGivesWayToWhoComesAsOftenAsItIsLong) {
-    mapping_runs runs(1);
+    mapping_runs runs(1, 0);
     for (std::uint64_t i = 0; i < 32; ++i) {
         EXPECT_TRUE(put(runs, i, at(1000 + i), true));
     }
@@ -100,6 +100,38 @@ TEST(MappingRuns, OfOneLineTheShorterRunGivesWayToWhoComesAsOftenAsItIsLong) {
     EXPECT_EQ(found(runs, 160), at(8));
     EXPECT_EQ(found(runs, 31), at(1031));
     EXPECT_FALSE(found(runs, 33));
+}
+
+TEST(MappingRuns, SayWhenAllUnitsAreKnownAndAlike) {
+    using kept = mapping_runs::kept;
+    mapping_runs runs(1, 0);
+    for (std::uint64_t i = 0; i < 31; ++i) {
+        EXPECT_TRUE(put(runs, i, at(64 + i, i < 16), true));
+    }
+    EXPECT_EQ(runs.put(virtual_block(31), epoch, at(95), false), kept::yes);
+    for (std::uint64_t i = 0; i < 16; ++i) {
+        EXPECT_EQ(runs.put(virtual_block(i), epoch, at(64 + i), false),
+                  i == 15 ? kept::whole : kept::yes);
+    }
+    for (std::uint64_t i = 0; i < 32; ++i) {
+        EXPECT_EQ(runs.put(virtual_block(i), epoch, at(64 + i, true), false),
+                  i == 31 ? kept::whole : kept::yes);
+    }
+}
+
+TEST(MappingRuns, OfLargerUnitsKnowEachBlockOfThem) {
+    mapping_runs runs(1, mapping_runs::run_bits);
+    EXPECT_TRUE(put(runs, 32 + 7, at(1000 + 32 + 7, true), true));
+    for (std::uint64_t i = 32; i < 64; ++i) {
+        EXPECT_EQ(found(runs, i), at(1000 + i, true));
+    }
+    EXPECT_FALSE(found(runs, 31));
+    EXPECT_FALSE(found(runs, 64));
+    runs.invalidate(virtual_block(50));
+    EXPECT_FALSE(found(runs, 39));
+    // The base may lie below zero here, too.
+    EXPECT_TRUE(put(runs, 1023, at(31), true));
+    EXPECT_EQ(found(runs, 1023 - 31), at(0));
 }
 
 // What was written in order needs a fraction of the single entries.
@@ -144,19 +176,21 @@ TEST(MappingRuns, AndSinglesNeverDisagreeWithAPlainMap) {
         mapping_cache cache(round % 2 == 0 ? 3 : 48);
         random_generator random(test::seed() + round);
         std::map<std::uint64_t, lookup_result> truth;
-        constexpr std::uint64_t blocks = 200;
+        constexpr std::uint64_t blocks = 100;
         std::uint64_t hits = 0;
         for (std::uint64_t step = 0; step < 40000; ++step) {
             const std::uint64_t block = random.below(blocks);
             const std::uint64_t what = random.below(100);
-            // Mostly in runs, of which there are two for each block.
+            // Mostly in runs: one for all blocks, or two.
+            const bool calm = round % 4 >= 2;
             const lookup_result mapping =
-                at(random.below(10) == 0 ? random.below(1000) : 300 * random.below(2) + block,
-                   random.below(4) == 0);
+                at(random.below(calm ? 100 : 10) == 0 ? random.below(1000)
+                                                      : 300 * (calm ? 1 : random.below(2)) + block,
+                   random.below(calm ? 200 : 4) == 0);
             if (what < 10) {
                 truth.insert_or_assign(block, mapping);
                 cache.put(virtual_block(block), mapping);
-            } else if (what < 14) {
+            } else if (what < 14 && (!calm || random.below(40) == 0)) {
                 truth.erase(block);
                 cache.invalidate(virtual_block(block));
             } else if (what < 15 && random.below(10) == 0) {
@@ -178,8 +212,9 @@ TEST(MappingRuns, AndSinglesNeverDisagreeWithAPlainMap) {
     }
 }
 
-// As in MappingCache: block 5 and its neighbour move together, so that runs come and go.
+// As in MappingCache, with 32 blocks that move together, so that runs and whole runs come and go.
 TEST(MappingRuns, NeverGiveAMappingThatWasOutOfDateWhenAskedFor) {
+    constexpr std::uint64_t blocks = 32;
     mapping_cache cache(3);
     std::atomic<std::uint64_t> published{1};
     std::atomic<std::uint64_t> told{1};
@@ -190,9 +225,9 @@ TEST(MappingRuns, NeverGiveAMappingThatWasOutOfDateWhenAskedFor) {
     for (int f = 0; f < 3; ++f) {
         finders.emplace_back([&] {
             while (!stop.load()) {
-                const std::uint64_t least = told.load();
-                mapping_cache::miss miss;
-                for (const std::uint64_t block : {4ULL, 5ULL}) {
+                for (std::uint64_t block = 0; block < blocks; ++block) {
+                    const std::uint64_t least = told.load();
+                    mapping_cache::miss miss;
                     if (const auto hit = cache.find(virtual_block(block), miss)) {
                         hits.fetch_add(1);
                         stale.fetch_add(hit->block.value() < 100 * least + block ? 1 : 0);
@@ -203,20 +238,23 @@ TEST(MappingRuns, NeverGiveAMappingThatWasOutOfDateWhenAskedFor) {
             }
         });
     }
-    for (std::uint64_t i = 2; i < 30000 || hits.load() < 1000; ++i) {
+    for (std::uint64_t i = 2; i < 4000 || hits.load() < 10000; ++i) {
         published.store(i);
-        if (i % 5 == 0) {
+        if (i % 4 == 0) {
             cache.advance_epoch();
         } else {
-            for (const std::uint64_t block : {4ULL, 5ULL}) {
-                if (i % 5 == 1) {
-                    cache.invalidate(virtual_block(block));
-                } else {
+            for (std::uint64_t block = 0; block < blocks; ++block) {
+                if (i % 4 == 1) {
                     cache.put(virtual_block(block), at(100 * i + block));
+                } else {
+                    cache.invalidate(virtual_block(block));
                 }
             }
         }
         told.store(i);
+        if (i % 16 == 0) {
+            std::this_thread::yield();  // for whole runs to be made
+        }
     }
     stop.store(true);
     for (std::thread& one : finders) {
