@@ -125,6 +125,9 @@ public:
     // ---- changes, commit, failure (engine_commit.cpp)
     // Executor. Something happened that a commit makes durable; `frees`: it may have freed blocks.
     void changed(bool frees);
+    // Executor, before the metadata of the blocks is changed: MC4, until all requests of the batch
+    // (or the one alone) have told the caches what they did.
+    void expect_change(volume_state& state, range<virtual_block> blocks);
     [[nodiscard]] bool frees_pending() const noexcept { return frees_pending_; }
     // Executor. What the metadata allocated just now may be used: keeps EN2 for the block until
     // settle(). False: it was in use earlier in this transaction, so that PO2 forbids it; it is
@@ -161,6 +164,7 @@ public:
     void begin_alone() override {}
     [[nodiscard]] result<void> end_alone() override;
     void ran_out_of_memory() noexcept override;
+    void caches_told() noexcept override;
     [[nodiscard]] bool prepare_commit() override;
     [[nodiscard]] result<void> commit() override;
     [[nodiscard]] bool commit_is_due() override;
@@ -288,6 +292,7 @@ private:
     bool data_flush_failed_ = false;
     bool needs_check_pending_ = false;
     std::chrono::nanoseconds needs_check_tried_{0};
+    volume_state* expecting_ = nullptr;
     bool giving_back_ = false;  // what is freed now was never mapped
     bool metadata_is_low_ = false;
     std::chrono::nanoseconds changed_since_{0};

@@ -67,6 +67,22 @@ void engine::changed(bool frees) {
     frees_pending_ = frees_pending_ || frees;
 }
 
+void engine::expect_change(volume_state& state, range<virtual_block> blocks) {
+    state.cache.expect(blocks);
+    if (!std::exchange(state.expects_changes, true)) {
+        state.expecting_next = std::exchange(expecting_, &state);
+    }
+}
+
+void engine::caches_told() noexcept {
+    while (expecting_ != nullptr) {
+        volume_state& state = *expecting_;
+        expecting_ = std::exchange(state.expecting_next, nullptr);
+        state.expects_changes = false;
+        state.cache.told();
+    }
+}
+
 void engine::spare_the_reserve() {
     const auto space = metadata_->metadata_space();
     if (mode() == pool_mode::out_of_metadata_space || (space && space->free_blocks == 0)) {
@@ -212,10 +228,13 @@ void engine::metadata_failed(const error& why) {
     } catch (const std::bad_alloc&) {
         mark_all_lost();
         set_mode(pool_mode::fail, "out of memory");
+        caches_told();
     }
 }
 
 void engine::give_transaction_up(const error& why) {
+    const range<virtual_block> all{virtual_block(0), virtual_block(UINT64_MAX)};
+    for_each_open([&](volume_state& state) { expect_change(state, all); });
     auto restored = metadata_->abort();
     ++era_;
     ready_.clear();
@@ -235,6 +254,7 @@ void engine::give_transaction_up(const error& why) {
         }
         state.cache.advance_epoch();
     });
+    caches_told();
     if (const auto space = metadata_->data_space()) {
         data_blocks_.store(space->total_blocks);  // a growth that was not durable is gone
     }

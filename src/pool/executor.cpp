@@ -250,6 +250,7 @@ void executor::run_batch(work_list<work>& batch) {
         }
         one.published();
     });
+    host_.caches_told();  // ORDER: MC4. Before anybody is told that his request has ended.
     while (!ran.empty()) {
         sort(ran.pop_front());
     }
@@ -266,6 +267,7 @@ void executor::run_alone(work& request) {
         request.set_outcome(std::move(ended));
     }
     request.published();
+    host_.caches_told();
     sort(request);
 }
 

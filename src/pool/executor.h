@@ -110,6 +110,9 @@ public:
     [[nodiscard]] virtual result<void> end_alone() = 0;
     // A request of the batch, or the one alone, found no memory half-way: as if it had broken it.
     virtual void ran_out_of_memory() noexcept = 0;
+    // published() of all requests of the batch, or of the one alone, has returned; none of them has
+    // ended yet.
+    virtual void caches_told() noexcept {}
     // Before a commit: takes a part of its work ahead. False: nothing is left that can be; failures
     // are commit()'s.
     [[nodiscard]] virtual bool prepare_commit() { return false; }

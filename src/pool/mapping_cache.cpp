@@ -50,6 +50,13 @@ bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_b
 // match.
 std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
     on_miss.epoch = epoch_.load(std::memory_order_acquire);
+    // ORDER: MC4. Before the entries: who reads 0 because the executor has told what he did sees
+    // it.
+    if ((expected_.load(std::memory_order_acquire) >> block.value() % 64 & 1) != 0) {
+        on_miss.long_run_version = on_miss.run_version = on_miss.version = 1;  // fill() will refuse
+        return std::nullopt;
+    }
+    interleaving_point();
     if (const auto found = long_runs_.find(block, on_miss.epoch, on_miss.long_run_version)) {
         return found;
     }
@@ -203,6 +210,21 @@ void mapping_cache::invalidate(range<virtual_block> blocks) {
     for (virtual_block block = blocks.begin; block < blocks.end; ++block) {
         invalidate(block);
     }
+}
+
+// The publication that follows releases it, and told() what was told.
+void mapping_cache::expect(range<virtual_block> blocks) {
+    std::uint64_t bits = blocks.count() >= 64 ? UINT64_MAX : 0;
+    for (virtual_block block = blocks.begin; bits != UINT64_MAX && block < blocks.end; ++block) {
+        bits |= 1ULL << block.value() % 64;
+    }
+    expected_.fetch_or(bits, std::memory_order_seq_cst);
+    interleaving_point();
+}
+
+void mapping_cache::told() {
+    interleaving_point();
+    expected_.store(0, std::memory_order_release);
 }
 
 void mapping_cache::advance_epoch() {

@@ -9,6 +9,9 @@
 //        on a miss is void, for each part, once its line there or the epoch changed.
 //   MC3  What is no longer true leaves runs_ before long_runs_: who saw a whole run there and then
 //        finds the line of long_runs_ as it was before he looked up has seen a true one.
+//   MC4  From expect(), before a change is published, to told(), after the calls of MC1 for it, its
+//        blocks are not found: who has seen a new mapping in the metadata (and written to it) is
+//        not given the old one afterwards.
 // Threads   find, fill: any. The others: the executor, after it published the change they are for.
 //           What makes a hit safe to *use* is not here: the io_ticket taken before find() keeps a
 //           snapshot from making a "not shared" untrue until the write ended, and the data_pin
@@ -50,6 +53,10 @@ public:
     void invalidate(range<virtual_block> blocks);
     // Every entry dies at once, O(1).
     void advance_epoch();
+    // MC4. Others may be missed, too. Expectations add up.
+    void expect(range<virtual_block> blocks);
+    // Of everything that was expected.
+    void told();
 
 private:
     static constexpr std::size_t ways = 3;
@@ -84,6 +91,7 @@ private:
                                       virtual_block block, std::uint64_t epoch);
 
     std::atomic<std::uint64_t> epoch_{1};
+    std::atomic<std::uint64_t> expected_{0};  // a bit for each remainder of blocks by 64
     std::uint64_t set_mask_;
     std::unique_ptr<set[]> sets_;
     mapping_runs runs_;       // of blocks

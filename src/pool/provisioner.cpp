@@ -243,6 +243,7 @@ private:
         if (now.has_value() != one.old.has_value() || (now && now->block != *one.old)) {
             return release(one);
         }
+        engine_.expect_change(state_, {one.block, one.block + 1});
         UTHIN_TRY(metadata.insert_block(*state_.device, one.block, one.fresh));
         engine_.settle(one.fresh);
         engine_.changed(one.old.has_value());

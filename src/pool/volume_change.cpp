@@ -93,6 +93,7 @@ private:
         const virtual_block begin = left_.begin;
         const bool one_step = std::exchange(is_first_, false);
         removal_slice slice(engine_);
+        engine_.expect_change(state_, left_);
         do {
             left_.begin = UTHIN_TRY(
                 engine_.metadata().remove_some(*state_.device, left_, slice.step_blocks()));
@@ -132,6 +133,7 @@ private:
             !state_.discarded_parts.covers(block_, std::min(size - begin, engine_.block_bytes()))) {
             return next::done;
         }
+        engine_.expect_change(state_, {block_, block_ + 1});
         for (range<virtual_block> left{block_, block_ + 1}; !left.empty();) {
             auto reached = engine_.metadata().remove_some(*state_.device, left, UINT64_MAX);
             if (!reached) {

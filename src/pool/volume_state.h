@@ -71,6 +71,9 @@ struct alignas(64) volume_state {
     io_tickets tickets;
     partial_discards discarded_parts;
     mutex resize_lock;  // one set_size at a time
+    // Executor: in engine's list of those whose cache expects changes.
+    bool expects_changes = false;
+    volume_state* expecting_next = nullptr;
 };
 
 }  // namespace uthin::pool_engine

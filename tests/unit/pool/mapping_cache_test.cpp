@@ -96,6 +96,26 @@ TEST(MappingCache, InvalidatingARangeForgetsItWhetherSmallOrLarge) {
     }
 }
 
+TEST(MappingCache, WhatIsAboutToChangeIsNeitherFoundNorFilledBeforeItIsTold) {
+    mapping_cache cache(64);
+    cache.put(virtual_block(7), at(70));
+    cache.put(virtual_block(8), at(90));
+    cache.expect({virtual_block(7), virtual_block(8)});
+    mapping_cache::miss miss;
+    EXPECT_FALSE(cache.find(virtual_block(7), miss));
+    EXPECT_EQ(cache.find(virtual_block(8), miss), at(90));
+    EXPECT_FALSE(cache.find(virtual_block(7), miss));
+    cache.put(virtual_block(7), at(71));
+    cache.fill(virtual_block(7), miss, at(70));
+    cache.told();
+    EXPECT_EQ(cache.find(virtual_block(7), miss), at(71));
+    cache.expect({virtual_block(0), virtual_block(1000)});
+    EXPECT_FALSE(cache.find(virtual_block(7), miss));
+    EXPECT_FALSE(cache.find(virtual_block(8), miss));
+    cache.told();
+    EXPECT_EQ(cache.find(virtual_block(8), miss), at(90));
+}
+
 TEST(MappingCache, MoreBlocksThanFitPushEachOtherOut) {
     mapping_cache cache(3);  // one set
     mapping_cache::miss miss;
