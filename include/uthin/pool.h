@@ -9,9 +9,9 @@
 //   PO4  Nothing is written to the metadata device while nothing changed.
 // Threads
 //   Every function from any thread, except open(), start(), close() and the destructor: one thread,
-//   nothing else running. Until start() the pool has no thread of its own; each call then runs its
-//   metadata work on the caller's thread (so a process may fork between open() and start()), and
-//   the periodic commit happens at the end of such calls.
+//   nothing else running; beside close() requests of volumes may be. Until start() the pool has no
+//   thread of its own; each call then runs its metadata work on the caller's thread (so a process
+//   may fork between open() and start()), and the periodic commit happens at the end of such calls.
 // Failures
 //   Logical refusals (not_found, already_exists, busy, invalid_argument, out_of_range) change
 //   nothing. A failure of the metadata aborts the open transaction, sets needs_check and leaves the

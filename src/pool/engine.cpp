@@ -17,6 +17,7 @@ engine::engine(std::unique_ptr<block_device> metadata_device,
       metadata_device_(std::move(metadata_device)),
       data_device_(std::move(data_device)),
       executor_(*this, options_.executor_batch),
+      calls_([] {}),
       events_(time),
       trimmer_(std::make_unique<trimmer>(*this)),
       zero_new_blocks_(options_.zero_new_blocks),
@@ -36,6 +37,7 @@ void engine::abandon() {
         return;
     }
     begin_closing();
+    drain(calls_);
     for_each_open([](volume_state& state) { state.tickets.close_for_good(); });
     trimmer_->stop();
     executor_.stop();
@@ -48,6 +50,14 @@ void engine::begin_closing() {
     events_.stop();
     const lock_guard held(mode_lock_);
     space_.notify_all();
+}
+
+void engine::drain(io_tickets& tickets) {
+    tickets.close_for_good();
+    while (!tickets.drained(true)) {
+        lock_guard held(mode_lock_);
+        space_.wait_for(mode_lock_, std::chrono::milliseconds(1));
+    }
 }
 
 result<void> engine::start() {
@@ -128,13 +138,9 @@ result<void> engine::close() {
         return {};
     }
     begin_closing();
-    for_each_open([this](volume_state& state) {
-        state.tickets.close_for_good();
-        while (!state.tickets.drained(true)) {
-            lock_guard held(mode_lock_);
-            space_.wait_for(mode_lock_, std::chrono::milliseconds(1));
-        }
-    });
+    // Calls first: some of them take tickets.
+    drain(calls_);
+    for_each_open([this](volume_state& state) { drain(state.tickets); });
     trimmer_->stop();
     executor_.stop();
     record_needs_check();

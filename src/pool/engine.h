@@ -26,6 +26,7 @@
 #include "pool/data_epochs.h"
 #include "pool/event_log.h"
 #include "pool/executor.h"
+#include "pool/io_tickets.h"
 #include "pool/ready_blocks.h"
 #include "pool/space_shares.h"
 #include "pool/volume_state.h"
@@ -178,6 +179,8 @@ public:
     // Executor.
     [[nodiscard]] space_shares& shares() noexcept { return shares_; }
     [[nodiscard]] executor& worker() noexcept { return executor_; }
+    // What a volume is asked for without an io_ticket, or beyond one: close() waits for it as well.
+    [[nodiscard]] io_tickets& calls() noexcept { return calls_; }
     [[nodiscard]] bio_prison& prison() noexcept { return prison_; }
     [[nodiscard]] data_epochs& epochs() noexcept { return epochs_; }
     [[nodiscard]] std::uint64_t block_bytes() const noexcept { return block_bytes_; }
@@ -220,6 +223,8 @@ private:
     };
 
     void begin_closing();
+    // Nothing is let in any more, and what is inside ends.
+    void drain(io_tickets& tickets);
     [[nodiscard]] result<void> has_metadata_for(std::uint64_t data_blocks_wanted);
     void watch_thresholds();
     // Needs no memory.
@@ -268,6 +273,7 @@ private:
 
     executor executor_;
     work_queue pool_queue_;
+    io_tickets calls_;
     bio_prison prison_;
     data_epochs epochs_;
     counter_set counters_;

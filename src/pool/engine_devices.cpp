@@ -274,8 +274,10 @@ result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t 
     return opened;
 }
 
+// Once the pool is being closed, the volume's device is close_devices()'.
 void engine::close_volume(const std::shared_ptr<volume_state>& state) {
-    if (closed_.load()) {
+    const io_tickets::scope call(calls_, io_kind::read, thread_number());
+    if (!call.held()) {
         return;
     }
     static_cast<void>(run(

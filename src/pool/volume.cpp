@@ -2,10 +2,12 @@
 #include <cerrno>
 
 #include "base/out_of_memory.h"
+#include "base/thread.h"
 #include "pool/volume_io.h"
 
 namespace uthin {
 
+using pool_engine::io_tickets;
 using pool_engine::volume_io;
 
 int to_io_errno(const error& failure) noexcept {
@@ -105,18 +107,25 @@ result<void> volume::set_size(std::uint64_t size_bytes) {
 }
 
 result<std::uint64_t> volume::mapped_blocks() const {
-    UTHIN_TRY(engine_->alive());
-    return or_out_of_memory([&] { return engine_->metadata().mapped_count(*state_->device); });
+    return or_out_of_memory([&]() -> result<std::uint64_t> {
+        UTHIN_TRY(engine_->alive());
+        const io_ticket call = UTHIN_TRY(engine_->calls().take(io_kind::read));
+        return engine_->metadata().mapped_count(*state_->device);
+    });
 }
 
 result<std::optional<virtual_block>> volume::highest_mapped_block() const {
-    UTHIN_TRY(engine_->alive());
-    return or_out_of_memory(
-        [&] { return engine_->metadata().highest_mapped_block(*state_->device); });
+    return or_out_of_memory([&]() -> result<std::optional<virtual_block>> {
+        UTHIN_TRY(engine_->alive());
+        const io_ticket call = UTHIN_TRY(engine_->calls().take(io_kind::read));
+        return engine_->metadata().highest_mapped_block(*state_->device);
+    });
 }
 
 bool volume::changed_since_durable() const noexcept {
-    return engine_->is_alive() && volume_io(*engine_, *state_).changed_since_durable();
+    const io_tickets::scope call(engine_->calls(), io_kind::read, thread_number());
+    return call.held() && engine_->is_alive() &&
+           volume_io(*engine_, *state_).changed_since_durable();
 }
 
 bool volume::lost_changes() const noexcept {

@@ -192,6 +192,7 @@ bool volume_io::has_lost_changes() const noexcept {
 
 result<void> volume_io::flush() {
     UTHIN_TRY(engine_.alive());
+    const io_ticket call = UTHIN_TRY(engine_.calls().take(io_kind::read));
     const bool changed = changed_since_durable();
     if (has_lost_changes()) {
         return fail(error_code::io_error, "changes of the volume were lost; open it again");
@@ -219,6 +220,7 @@ result<void> volume_io::discard(std::uint64_t offset_bytes, std::uint64_t length
     if (engine_.discards() == discard_mode::ignore) {
         return fail(error_code::unsupported, "the pool ignores discards");
     }
+    const io_ticket call = UTHIN_TRY(engine_.calls().take(io_kind::read));
     std::vector<virtual_block> completed;
     for (bool done = false; !done;) {
         const write_gate::pass pass(state_.gate, blocks_of(offset_bytes, length_bytes));
@@ -368,6 +370,7 @@ result<void> volume_io::set_size(std::uint64_t size_bytes) {
     if (size_bytes > static_cast<std::uint64_t>(INT64_MAX)) {
         return fail(error_code::invalid_argument, "a volume is smaller than 2^63 bytes");
     }
+    const io_ticket call = UTHIN_TRY(engine_.calls().take(io_kind::read));
     lock_guard held(state_.resize_lock);
     if (size_bytes < state_.size_bytes.load()) {
         const write_gate::pass pass(state_.gate, {virtual_block(0), virtual_block(UINT64_MAX)});

@@ -1,7 +1,9 @@
 // Many threads at once: what the engine promises about atomic writes, and how long things take.
+// UTHIN_CLIENTS=N: so many clients, up to 32, in the tests of PoolStress.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -32,6 +34,12 @@ constexpr bool sanitized = true;
 #else
 constexpr bool sanitized = false;
 #endif
+
+std::uint64_t clients_or(std::uint64_t by_itself) {
+    const char* text = std::getenv("UTHIN_CLIENTS");
+    return text != nullptr ? std::clamp<std::uint64_t>(std::strtoull(text, nullptr, 0), 1, 32)
+                           : by_itself;
+}
 
 double milliseconds(std::chrono::nanoseconds duration) {
     return std::chrono::duration<double, std::milli>(duration).count();
@@ -85,9 +93,9 @@ TEST(PoolStress, AOneMebibyteWriteIsWhollyInASnapshotOrWhollyOut) {
     with.metadata_bytes = 16 * mib;
     pool_rig rig(with);
     auto live = rig.make(0, 64 * mib);
-    constexpr std::size_t slot_count = 3;
+    const std::size_t slot_count = clients_or(3);
     const int snapshots = sanitized ? 150 : 1000;
-    std::array<slot, slot_count> slots;
+    std::vector<slot> slots(slot_count);
     background writers;
     for (std::size_t i = 0; i < slot_count; ++i) {
         // Not aligned: blocks at the edges are shared with the neighbours.
@@ -106,14 +114,14 @@ TEST(PoolStress, AOneMebibyteWriteIsWhollyInASnapshotOrWhollyOut) {
     std::chrono::nanoseconds slowest{0};
     std::vector<std::uint64_t> buffer(mib / 8);
     for (int n = 1; n <= snapshots; ++n) {
-        std::array<std::uint64_t, slot_count> before{};
+        std::vector<std::uint64_t> before(slot_count);
         for (std::size_t i = 0; i < slot_count; ++i) {
             before[i] = slots[i].completed.load();
         }
         const auto begin = now();
         ASSERT_OK(rig.snapshot(0, 1));
         slowest = std::max(slowest, now() - begin);
-        std::array<std::uint64_t, slot_count> after{};
+        std::vector<std::uint64_t> after(slot_count);
         for (std::size_t i = 0; i < slot_count; ++i) {
             after[i] = slots[i].started.load();
             in_flight += after[i] > before[i] ? 1U : 0U;
@@ -129,12 +137,14 @@ TEST(PoolStress, AOneMebibyteWriteIsWhollyInASnapshotOrWhollyOut) {
         ASSERT_OK(rig->delete_thin(device_id(1)));
     }
     writers.stop();
+    std::uint64_t writes = 0;
+    for (const slot& one : slots) {
+        writes += one.started.load();
+    }
     fmt::print(
-        "{} snapshots, {} slot writes in flight during them, {} writes in all, slowest "
+        "{} clients: {} snapshots, {} slot writes in flight during them, {} writes in all, slowest "
         "snapshot {:.1f} ms\n",
-        snapshots, in_flight,
-        slots[0].started.load() + slots[1].started.load() + slots[2].started.load(),
-        milliseconds(slowest));
+        slot_count, snapshots, in_flight, writes, milliseconds(slowest));
     EXPECT_GT(in_flight, 0U);
 }
 
@@ -148,7 +158,7 @@ TEST(PoolStress, ClientsThatShareBlocksNeverLoseAWrite) {
     with.pool.metadata_cache_bytes = 256 * kib;
     pool_rig rig(with);
     auto live = rig.make(0, 16 * mib);
-    constexpr std::uint64_t clients = 4;
+    const std::uint64_t clients = clients_or(4);
     constexpr std::uint64_t piece = 4 * kib;
     const std::uint64_t rounds = sanitized ? 1500 : 15000;
     std::atomic<bool> stop{false};
@@ -203,9 +213,9 @@ TEST(PoolStress, ClientsThatShareBlocksNeverLoseAWrite) {
     threads[clients + 1].join();
     const pool_counters counts = rig->counters();
     fmt::print(
-        "{} snapshots, {} commits, {} blocks provisioned, {} broken, {} hits, {} misses, "
-        "{} turns for {} requests\n",
-        counts.snapshots, counts.commits, counts.provisioned_blocks, counts.broken_blocks,
+        "{} clients: {} snapshots, {} commits, {} blocks provisioned, {} broken, {} hits, {} "
+        "misses, {} turns for {} requests\n",
+        clients, counts.snapshots, counts.commits, counts.provisioned_blocks, counts.broken_blocks,
         counts.mapping_hits, counts.mapping_misses, counts.executor_turns,
         counts.executor_requests);
 }

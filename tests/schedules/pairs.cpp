@@ -200,6 +200,9 @@ client_plans close_and_io(random_generator& random) {
     plans.second.push_back(write_some(random, 2, random.below(2), second_clients + 1));
     add_sometimes(random, plans.second, write_fua(0, 4, 1, second_clients + 2, false));
     plans.second.back().cuts_power = false;
+    // Neither holds a ticket of the volume.
+    plans.second.push_back(on_volume(kind::flush, 0));
+    add_sometimes(random, plans.second, on_volume(kind::close, 0));
     return plans;
 }
 
