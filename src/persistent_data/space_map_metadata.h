@@ -67,6 +67,7 @@ private:
 
     [[nodiscard]] result<void> drain();
     [[nodiscard]] result<std::uint64_t> find_free();
+    [[nodiscard]] bool is_own(std::uint64_t block) const noexcept;
     void rewind_cursor() noexcept;
     [[nodiscard]] bool promised(std::uint64_t block) const noexcept;
     [[nodiscard]] result<std::uint64_t> bootstrap_block();
