@@ -34,7 +34,7 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
 }
 
 bool is_out_of_space(int os_errno) {
-    return os_errno == ENOSPC || os_errno == EDQUOT;
+    return os_errno == ENOSPC || os_errno == EDQUOT || os_errno == EFBIG;
 }
 
 result<std::uint64_t> size_of(int descriptor, bool is_disk, const std::string& path) {

@@ -16,6 +16,11 @@ constexpr std::uint32_t encode_count(std::uint32_t count) {
     return (field & 1) << 1 | field >> 1;
 }
 
+error loses_what_it_has_not(std::uint64_t block) {
+    return error(error_code::corrupt,
+                 fmt::format("block {}: free, yet it loses a reference", block));
+}
+
 }  // namespace
 
 void set_bitmap_count(std::byte* bitmap, std::uint32_t index, std::uint32_t count) noexcept {
@@ -97,6 +102,9 @@ result<std::uint32_t> bitmap_counts::change_overflow(std::uint64_t block, std::u
     if (up && count == UINT32_MAX) {
         return fail(error_code::corrupt, fmt::format("block {}: reference count overflow", block));
     }
+    if (!up && count == 0) {  // the tree has counts of 3 and more (SC2), unless it is damaged
+        return std::unexpected(loses_what_it_has_not(block));
+    }
     count = up ? count + 1 : count - 1;
     if (count >= 3) {
         store_le(value.data(), count);
@@ -123,22 +131,10 @@ result<void> bitmap_counts::change(std::uint64_t block, bool up) {
         return {};
     }
     if (!up && field == 0) {
-        return fail(error_code::corrupt,
-                    fmt::format("block {}: free, yet it loses a reference", block));
+        return std::unexpected(loses_what_it_has_not(block));
     }
     if (!up && field == 1) {
-        set_count(index, 0);
-        nr_allocated_ = nr_allocated_ == 0 ? 0 : nr_allocated_ - 1;
-        entry.nr_free = std::min<std::uint32_t>(entry.nr_free + 1, entries_per_bitmap);
-        entry.none_free_before = std::min<std::uint32_t>(entry.none_free_before, index);
-        // A block that this transaction allocated is read by no view.
-        if (UTHIN_TRY(was_used_at_commit(*opened_.slot, index))) {
-            quarantine_.freed(block);
-        }
-        if (freed_hook_) {
-            freed_hook_(block);
-        }
-        return {};
+        return become_free(block);
     }
     if (field < 3 && (!up || field == 1)) {
         set_count(index, up ? 2 : 1);
@@ -148,7 +144,28 @@ result<void> bitmap_counts::change(std::uint64_t block, bool up) {
     // Changing the tree may have changed this bitmap as well (metadata space map), and so what is
     // open.
     UTHIN_TRY(open_for_change(bitmap));
+    if (count == 0) {
+        return become_free(block);
+    }
     set_count(index, count);
+    return {};
+}
+
+// The bitmap is open.
+result<void> bitmap_counts::become_free(std::uint64_t block) {
+    const auto index = static_cast<std::uint32_t>(block % entries_per_bitmap);
+    disk_index_entry& entry = opened_.slot->now;
+    set_count(index, 0);
+    nr_allocated_ = nr_allocated_ == 0 ? 0 : nr_allocated_ - 1;
+    entry.nr_free = std::min<std::uint32_t>(entry.nr_free + 1, entries_per_bitmap);
+    entry.none_free_before = std::min<std::uint32_t>(entry.none_free_before, index);
+    // A block that this transaction allocated is read by no view.
+    if (UTHIN_TRY(was_used_at_commit(*opened_.slot, index))) {
+        quarantine_.freed(block);
+    }
+    if (freed_hook_) {
+        freed_hook_(block);
+    }
     return {};
 }
 

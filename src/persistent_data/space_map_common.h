@@ -96,6 +96,7 @@ private:
     };
     [[nodiscard]] result<void> open_for_change(std::uint64_t bitmap);
     [[nodiscard]] result<void> change(std::uint64_t block, bool up);
+    [[nodiscard]] result<void> become_free(std::uint64_t block);
     [[nodiscard]] result<bool> was_used_at_commit(const bitmap_slot& slot, std::uint32_t index);
     void set_count(std::uint32_t index, std::uint32_t count) noexcept {
         set_bitmap_count(opened_.bytes, index, count);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -126,6 +127,15 @@ bool space_map_metadata::promised(std::uint64_t block) const noexcept {
     });
 }
 
+// A damaged map counts the blocks that it is kept in as free. The last commit needs them.
+bool space_map_metadata::is_own(std::uint64_t block) const noexcept {
+    const auto bitmaps = std::span(index_.slots).first(bitmaps_for(counts_.nr_blocks()));
+    return block == 0 || block == index_root_.value() || block == counts_.overflow_root().value() ||
+           std::ranges::any_of(bitmaps, [block](const bitmap_slot& slot) {
+               return slot.now.blocknr == block || slot.committed_blocknr == block;
+           });
+}
+
 result<std::uint64_t> space_map_metadata::find_free() {
     if (exhausted_) {
         return std::unexpected(full());
@@ -160,6 +170,10 @@ result<std::uint64_t> space_map_metadata::new_block() {
         return bootstrap_block();
     }
     const std::uint64_t block = UTHIN_TRY(find_free());
+    if (is_own(block)) {
+        return fail(error_code::corrupt,
+                    fmt::format("metadata block {}: in use, and counted as free", block));
+    }
     cursor_ = block + 1;
     ++allocated_since_commit_;
     UTHIN_TRY(inc(block, block + 1));

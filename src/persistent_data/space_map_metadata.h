@@ -8,7 +8,9 @@
 //
 // Invariants
 //   SM1..SM3 of space_map.h
-//   MM1  count() is the stored count plus queued increments less queued decrements.
+//   MM1  count() is the stored count plus queued increments less queued decrements. A change that
+//   copies the very block whose count it changes (a bitmap, a node of large counts) also takes the
+//   reference of the pointer that moved to the copy.
 //   MM2  One index block, at most 255 bitmaps.
 // Threads   The writer's.
 // Failures  no_metadata_space at the start of new_block leaves the map as it was.
@@ -65,6 +67,7 @@ private:
 
     [[nodiscard]] result<void> drain();
     [[nodiscard]] result<std::uint64_t> find_free();
+    [[nodiscard]] bool is_own(std::uint64_t block) const noexcept;
     void rewind_cursor() noexcept;
     [[nodiscard]] bool promised(std::uint64_t block) const noexcept;
     [[nodiscard]] result<std::uint64_t> bootstrap_block();

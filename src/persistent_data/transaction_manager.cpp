@@ -1,5 +1,7 @@
 #include "persistent_data/transaction_manager.h"
 
+#include <fmt/format.h>
+
 #include "persistent_data/space_map_metadata.h"
 
 namespace uthin::persistent_data {
@@ -53,6 +55,10 @@ result<shadow> transaction_manager::shadow_block(metadata_block where, block_kin
         return shadow{where, UTHIN_TRY(blocks_.edit(where, kind)), false};
     }
     const std::uint32_t pointers = UTHIN_TRY(metadata_map_->count(where.value()));
+    if (pointers == 0) {  // the copy could be put on the original, which the last commit needs
+        return fail(error_code::corrupt,
+                    fmt::format("metadata block {}: in use, and counted as free", where.value()));
+    }
     const block_ref original = UTHIN_TRY(blocks_.writer_read(where, kind));
     const metadata_block copy(UTHIN_TRY(metadata_map_->new_block()));
     tell_owner_hook(copy);

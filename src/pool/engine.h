@@ -121,6 +121,12 @@ public:
     // Waits until the pool left out_of_data_space; no_data_space when it should not be waited any
     // longer, or `holds` has no place left. The caller holds no ticket and no cell.
     [[nodiscard]] result<void> wait_for_space(hold_limit* holds);
+    // A write found no space in the data device itself, as in a file on a full file system: the
+    // pool has no data space either, until a write finds some. Waits a little; the caller tries
+    // again unless this fails.
+    [[nodiscard]] result<void> wait_for_device(const error& why, hold_limit* holds);
+    // New bytes were written: there is some.
+    void device_has_space();
     void look_at_clock() override;
 
     // ---- changes, commit, failure (engine_commit.cpp)
@@ -241,6 +247,9 @@ private:
     void judge_space();
     void judge_metadata_mark();
     [[nodiscard]] bool is_waited_for_space() const REQUIRES(mode_lock_);
+    // Until the mode changes, at most for `longest` (0: any time).
+    [[nodiscard]] result<void> hold(hold_limit* holds, std::chrono::nanoseconds longest,
+                                    const std::string& in_vain_because);
     // Until writes that wait for space fail; absent: they do not.
     [[nodiscard]] std::optional<std::chrono::nanoseconds> time_left_for_space() const
         REQUIRES(mode_lock_);
@@ -289,6 +298,7 @@ private:
     std::atomic<std::uint64_t> low_water_blocks_;
     std::atomic<std::uint64_t> discard_bytes_per_s_;
     std::atomic<bool> has_shares_{false};
+    std::atomic<bool> device_is_full_{false};  // that is why there is no data space
 
     // Executor only.
     bool changed_ = false;

@@ -40,6 +40,8 @@ private:
         }
         for (std::size_t made = 0; made < requests_.size(); ++made) {
             if (auto created = create(requests_[made]); !created) {
+                // Told before undoing finds the transaction broken by it, which is no cause.
+                static_cast<void>(engine_.refuse(*this, created.error()));
                 undo(made);
                 return engine_.refuse(*this, std::move(created).error());
             }

@@ -2,6 +2,7 @@
 //
 // Source    the kernel's pool modes; docs/modes.md.
 #include <algorithm>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -119,9 +120,14 @@ std::optional<std::chrono::nanoseconds> engine::time_left_for_space() const {
 }
 
 result<void> engine::wait_for_space(hold_limit* holds) {
+    return hold(holds, std::chrono::nanoseconds(0), "no free data block in the pool");
+}
+
+result<void> engine::hold(hold_limit* holds, std::chrono::nanoseconds longest,
+                          const std::string& in_vain_because) {
     // Without a thread nobody else could make space.
     if (!executor_.threaded()) {
-        return fail(error_code::no_data_space, "no free data block in the pool");
+        return fail(error_code::no_data_space, in_vain_because);
     }
     if (holds != nullptr && !holds->take()) {
         return fail(error_code::no_data_space,
@@ -131,19 +137,57 @@ result<void> engine::wait_for_space(hold_limit* holds) {
     bool in_vain = false;
     {
         lock_guard held(mode_lock_);
-        while (is_waited_for_space()) {
+        if (longest.count() != 0 && is_waited_for_space()) {
+            static_cast<void>(space_.wait_for(mode_lock_, longest));
+        }
+        while (longest.count() == 0 && is_waited_for_space()) {
             space_.wait(mode_lock_);
         }
-        in_vain = mode() == pool_mode::out_of_data_space || closing_.load();
+        in_vain =
+            (mode() == pool_mode::out_of_data_space && !is_waited_for_space()) || closing_.load();
     }
     counters_.held.fetch_sub(1);
     if (holds != nullptr) {
         holds->leave();
     }
     if (in_vain) {
-        return fail(error_code::no_data_space, "no free data block in the pool");
+        return fail(error_code::no_data_space, in_vain_because);
     }
     return {};
+}
+
+// Nobody tells when a file system has space again: those who wait try, and so do new writes.
+result<void> engine::wait_for_device(const error& why, hold_limit* holds) {
+    constexpr std::chrono::nanoseconds pause = std::chrono::seconds(1);
+    const std::string text =
+        fmt::format("the data device has no space left: {} ({}); writes go on when it has some",
+                    why.message(), std::generic_category().message(why.os_errno()));
+    UTHIN_TRY(run(
+        [&]() -> result<void> {
+            if (mode() == pool_mode::write) {
+                device_is_full_.store(true);
+                set_mode(pool_mode::out_of_data_space, text);
+            }
+            return {};
+        },
+        {.needs = need::nothing, .counts_as_change = false}));
+    if (mode() != pool_mode::write && mode() != pool_mode::out_of_data_space) {
+        return fail(error_code::no_data_space, text);
+    }
+    return hold(holds, pause, text);
+}
+
+void engine::device_has_space() {
+    if (!device_is_full_.load(std::memory_order_relaxed)) {
+        return;
+    }
+    static_cast<void>(run(
+        [this]() -> result<void> {
+            device_is_full_.store(false);
+            judge_space();
+            return {};
+        },
+        {.needs = need::nothing, .counts_as_change = false}));
 }
 
 // Whether or not anybody waits, as in the kernel.
@@ -207,7 +251,7 @@ void engine::judge_space() {
     if (mode() == pool_mode::out_of_metadata_space && metadata->free_blocks >= resume) {
         set_mode(pool_mode::write, "");
     }
-    if (mode() == pool_mode::out_of_data_space && data->free_blocks > 0) {
+    if (mode() == pool_mode::out_of_data_space && data->free_blocks > 0 && !device_is_full_) {
         set_mode(pool_mode::write, "");
     }
 }

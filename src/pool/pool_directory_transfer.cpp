@@ -68,14 +68,11 @@ result<transfer_info> pool_directory::begin_transfer(const begin_transfer_reques
     transfer.volume.name = request.name;
     transfer.volume.size_bytes = request.size_bytes;
     transfer.volume.labels = with_time(request.notes, time_.unix_seconds());
-    // ORDER: what was cut off the clone is gone for good before the catalogue keeps it: an opening
-    // that finds the transfer takes the device for as large as it says.
-    result<void> kept = hidden.data->flush();
+    // What was cut off the clone is gone for good (volume::set_size) before the catalogue
+    // keeps it: an opening that finds the transfer takes the device for as large as it says.
     hidden.data.reset();
     making_.erase(id);
-    if (kept) {
-        kept = names_->keep(hidden.what.number, transfer.volume);
-    }
+    result<void> kept = names_->keep(hidden.what.number, transfer.volume);
     if (!kept) {
         apply_zeroing();
         reap_unpublished(hidden.what);

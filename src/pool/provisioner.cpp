@@ -296,6 +296,9 @@ result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_s
     insert_work insertion(engine_, state_, got, allocated.era, !filled, allocated.were_ready);
     auto inserted = engine_.worker().execute(state_.queue, insertion);
     UTHIN_TRY(result<void>(filled));
+    if (!source.is_zeros()) {  // zeros can be a hole
+        engine_.device_has_space();
+    }
     UTHIN_TRY(std::move(inserted));
     const auto stop =
         std::find_if(got.begin(), got.end(), [](const block_plan& one) { return !one.inserted; });

@@ -351,10 +351,10 @@ result<void> volume_io::write_zeroes(std::uint64_t offset_bytes, std::uint64_t l
         if (zeroed) {
             break;
         }
-        if (zeroed.error().code() != error_code::no_data_space || progress.at_limit ||
-            !engine_.wait_for_space(options.holds)) {
-            return zeroed;
-        }
+        UTHIN_TRY(wait_for_space(zeroed.error(), progress));
+    }
+    if (progress.met_full_device) {
+        engine_.device_has_space();
     }
     // A hole that was left alone may be one since a change that is not durable yet.
     return options.fua ? flush() : result<void>();
@@ -404,6 +404,7 @@ result<void> volume_io::cut_beyond(std::uint64_t size_bytes) {
         write_progress progress{.position_bytes = size_bytes, .only_mapped = true};
         UTHIN_TRY(write_held(write_source::zeros(), first.value() * block_bytes_, progress));
     }
+    // ORDER: durable before anybody writes down the smaller size.
     return flush();
 }
 

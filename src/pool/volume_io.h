@@ -90,7 +90,12 @@ private:
         hold_limit* holds = nullptr;
         // No space for this volume, whatever the pool has: waiting would not help.
         bool at_limit = false;
+        // The data device had no space for it.
+        bool met_full_device = false;
     };
+    // What failed for want of space can be tried again; `failed` otherwise, or after waiting in
+    // vain.
+    [[nodiscard]] result<void> wait_for_space(const error& failed, write_progress& progress);
 
     [[nodiscard]] virtual_block block_of(std::uint64_t offset_bytes) const {
         return virtual_block(block_shift_ != 0 ? offset_bytes >> block_shift_

@@ -1,5 +1,6 @@
 // Writing: hits on the caller's thread, the rest through the provisioner.
 #include <algorithm>
+#include <cerrno>
 
 #include "pool/extent_io.h"
 #include "pool/provisioner.h"
@@ -11,6 +12,13 @@ namespace {
 
 // Data provisioned in one step: bounds how long cells are held.
 constexpr std::uint64_t provision_bytes_max = 4 << 20;
+
+// The data device has no space for bytes that lie inside of it: a sparse file, a thin disk.
+bool is_full(const error& failed) {
+    return failed.code() == error_code::io_error &&
+           (failed.os_errno() == ENOSPC || failed.os_errno() == EDQUOT ||
+            failed.os_errno() == EFBIG);
+}
 
 }  // namespace
 
@@ -31,13 +39,29 @@ result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::b
         return may_write();
     }
     if (!fua) {
-        const auto done = UTHIN_TRY(write_cached(offset_bytes, buffer));
-        if (done) {
+        const auto done = write_cached(offset_bytes, buffer);
+        if (!done && !is_full(done.error())) {
+            return std::unexpected(done.error());
+        }
+        if (done && *done) {
             return {};
         }
     }
     return write_all(write_source(offset_bytes, buffer), offset_bytes, buffer.size(),
                      {.position_bytes = offset_bytes, .fua = fua, .holds = holds});
+}
+
+// Without a ticket: what frees space may be a snapshot's deletion that waits for tickets.
+result<void> volume_io::wait_for_space(const error& failed, write_progress& progress) {
+    if (is_full(failed)) {
+        progress.met_full_device = true;
+        return engine_.wait_for_device(failed, progress.holds);
+    }
+    if (failed.code() != error_code::no_data_space || progress.at_limit ||
+        !engine_.wait_for_space(progress.holds)) {
+        return std::unexpected(failed);
+    }
+    return {};
 }
 
 // As write_all() and what it calls, for the one case that is nearly all of them. Without a pass of
@@ -84,11 +108,10 @@ result<void> volume_io::write_all(const write_source& source, std::uint64_t offs
         if (written) {
             break;
         }
-        // Without the ticket: what frees space may be a snapshot's deletion that waits for tickets.
-        if (written.error().code() != error_code::no_data_space || progress.at_limit ||
-            !engine_.wait_for_space(progress.holds)) {
-            return written;
-        }
+        UTHIN_TRY(wait_for_space(written.error(), progress));
+    }
+    if (progress.met_full_device) {
+        engine_.device_has_space();
     }
     // The ticket is gone: a commit must not make a snapshot wait.
     return progress.owes_flush ? flush() : result<void>();

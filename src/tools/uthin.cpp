@@ -31,6 +31,7 @@ int run(int argc, char** argv) {
     using namespace uthin::tools;
     // A reader that goes away is an error of writing, not a death in the middle of a change.
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit of the size of files is an error of the write
     CLI::App app("Thin volumes with snapshots of any depth, in user space, on the kernel's format",
                  "uthin");
     command_line line;

@@ -14,10 +14,10 @@ START_S_MAX = 30
 
 
 class ServedPool:
-    """`volumes`: name to size in bytes; `options` go to `uthin serve`. With `read_delay_ms` the data lies
-    behind an NBD server that takes its time. The context's end removes all."""
+    """`volumes`: name to size in bytes; `options` go to `uthin serve`, `create` to `uthin pool create`. With
+    `read_delay_ms` the data lies behind an NBD server that takes its time. The context's end removes all."""
 
-    def __init__(self, name, volumes, *options, read_delay_ms=0):
+    def __init__(self, name, volumes, *options, read_delay_ms=0, create=("--data-size", "256M")):
         self.folder = tempfile.mkdtemp(prefix=f"uthin-{name}.")
         self.path = os.path.join(self.folder, "pool")
         self.options = options
@@ -33,7 +33,7 @@ class ServedPool:
             self._wait_for(disk)
             self._run("pool", "create", self.path, "--data", f"nbd+unix:///?socket={disk}")
         else:
-            self._run("pool", "create", self.path, "--data-size", "256M")
+            self._run("pool", "create", self.path, *create)
         for volume, size_bytes in volumes.items():
             self.uthin("volume", "create", volume, "--size", str(size_bytes))
 
@@ -100,9 +100,9 @@ class ServedPool:
             self.server.wait()
             self.server = None
 
-    def judge(self):
+    def judge(self, metadata=None):
         """The metadata of the stopped pool is clean."""
-        done = subprocess.run([os.path.join(BIN, "thin_check"), os.path.join(self.path, "metadata")],
-                              capture_output=True, text=True, timeout=60)
+        metadata = metadata or os.path.join(self.path, "metadata")
+        done = subprocess.run([os.path.join(BIN, "thin_check"), metadata], capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             sys.exit(f"thin_check: {done.stdout}{done.stderr}")

@@ -5,6 +5,7 @@
 // mode or in one that says why; nothing wrong is read; closed and opened again its metadata is
 // clean and no block has leaked, and no allocation has either.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -13,6 +14,7 @@
 
 #include "base/result.h"
 #include "memory/failing_allocator.h"
+#include "pool/bio_prison.h"
 #include "support/matchers.h"
 #include "support/pool_judge.h"
 #include "support/pool_rig.h"
@@ -148,6 +150,13 @@ result<void> write_and_flush(world& in) {
 void add_pool_calls(std::vector<scenario>& all) {
     all.push_back({"open", [](world& in) { return in.open(); }, start_at::devices});
     all.push_back({"open_volume", [](world& in) { return in.open_main(); }, start_at::pool});
+    all.push_back(
+        {"snapshots of two volumes at one instant", [](world& in) -> result<void> {
+             const auto small = UTHIN_TRY(in.engine->open_volume(device_id(small_id), 2 * block));
+             const std::array both{snapshot_request{device_id(main_id), device_id(new_id)},
+                                   snapshot_request{device_id(small_id), device_id(new_id + 1)}};
+             return in.engine->create_snapshots(both);
+         }});
     all.push_back(
         {"create_thin", [](world& in) { return in.engine->create_thin(device_id(new_id)); }});
     all.push_back({"snapshot and commit", [](world& in) -> result<void> {
@@ -379,6 +388,31 @@ void run_all(const char* what, const std::vector<scenario>& all) {
                 static_cast<unsigned long long>(sums.violations),
                 static_cast<unsigned long long>(sums.out_of_memory));
     EXPECT_GT(sums.out_of_memory, sums.runs / 3);
+}
+
+// Whoever finds a cell taken waits for it: one that nobody gives back is waited for in vain.
+TEST(PoolMemory, CellsTakenBeforeTheFailureAreGivenBack) {
+    constexpr std::uint64_t first = 10;
+    constexpr std::uint64_t count = 40;
+    int failures = 0;
+    for (bool failed = true; failed;) {
+        pool_engine::bio_prison prison;
+        failed = false;
+        test::failing_allocator::arm(static_cast<std::uint64_t>(failures) + 1, false);
+        try {
+            const pool_engine::bio_prison::cells some(prison, device_id(1), virtual_block(first),
+                                                      count);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+            ++failures;
+        }
+        test::failing_allocator::disarm();
+        // From the one before on: it has as many as there are up to the first that is taken.
+        const pool_engine::bio_prison::cells all(prison, device_id(1), virtual_block(first - 1),
+                                                 count + 1);
+        ASSERT_EQ(all.count(), count + 1) << "failure " << failures;
+    }
+    EXPECT_GT(failures, 20);
 }
 
 TEST(PoolMemory, EveryCallSurvivesEveryFailingAllocation) {

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "base/random.h"
+#include "support/forwarding_pool_service.h"
 #include "support/pool_rig.h"
 #include "support/replication_rig.h"
 #include "support/seed.h"
@@ -204,6 +205,50 @@ TEST_F(Migrate, AClientThatWritesMeanwhileLosesNothing) {
     EXPECT_EQ(target_->content("v") == model, true);
     EXPECT_EQ(source_->content("v.migrated") == model, true);
     EXPECT_EQ(target_->pool().list()->size(), 4U);
+}
+
+// Somebody opens the volume after the migration saw that nobody has it, and before it has its new
+// name; writes while it is called otherwise, and goes when it has its own name again.
+class visitor final : public test::forwarding_pool_service {
+public:
+    explicit visitor(replication_side& side)
+        : forwarding_pool_service(side.service()), side_(side) {}
+
+    [[nodiscard]] result<volume_info> rename_volume(std::string_view name,
+                                                    std::string_view new_name) override {
+        if (visits_++ == 0) {
+            open_ = side_.pool().open_volume(name, false).value();
+        }
+        if (new_name == "v" && open_ != nullptr) {
+            EXPECT_OK(open_->write(5 * block_bytes, pattern(77, 4096)));
+            open_.reset();
+        }
+        return forwarding_pool_service::rename_volume(name, new_name);
+    }
+    [[nodiscard]] int renamings() const noexcept { return visits_; }
+    [[nodiscard]] bool is_there() const noexcept { return open_ != nullptr; }
+    void leave() { open_.reset(); }
+
+private:
+    replication_side& side_;
+    std::shared_ptr<volume> open_;
+    int visits_ = 0;
+};
+
+TEST_F(Migrate, AVolumeThatIsOpenedWhileItLosesItsNameGetsItBackUntilItsClientIsGone) {
+    make_family();
+    visitor pool(*source_);
+    migrate_request request;
+    request.name = "v";
+    request.wait = std::chrono::seconds(10);
+    ASSERT_OK(migrate_volume(pool, target_->pool(), request));
+    EXPECT_FALSE(pool.is_there()) << "the volume was moved while a client had it";
+    EXPECT_EQ(pool.renamings(), 3);  // away, back, and away again
+    pool.leave();
+    const auto moved = target_->content("v");
+    EXPECT_EQ(
+        std::ranges::equal(std::span(moved).subspan(5 * block_bytes, 4096), pattern(77, 4096)),
+        true);
 }
 
 // A pool that somebody else made: only read, and nothing of it has a name.

@@ -1,8 +1,13 @@
 // Commit, abort, modes, sizes and thresholds of include/uthin/metadata.h.
+#include <algorithm>
+#include <cstring>
+
 #include "base/random.h"
+#include "persistent_data/space_map.h"
 #include "support/metadata_fixture.h"
 #include "support/seed.h"
 #include "thin_metadata/checker.h"
+#include "thin_metadata/superblock.h"
 
 namespace uthin {
 namespace {
@@ -327,6 +332,36 @@ TEST_F(PoolMetadataModes, NoFailedWriteIsTakenForACommit) {
         ASSERT_OK(pool_->abort());
         EXPECT_FALSE(pool_->get_details(device_id(1))) << n;
     }
+}
+
+// ---- the order of finishing
+
+// Finishing the data space map takes metadata blocks where its index splits. The index of the
+// metadata space map is written down after that, or it tells of blocks that are free no more.
+TEST_F(PoolMetadataModes, TheMetadataMapCountsWhatFinishingTheDataMapTook) {
+    using persistent_data::entries_per_bitmap;
+    constexpr std::uint64_t entries_of_a_leaf = 168;
+    ASSERT_OK(pool_->resize_data(entries_of_a_leaf * entries_per_bitmap));
+    ASSERT_OK(pool_->commit());
+    ASSERT_OK(pool_->resize_data((entries_of_a_leaf + 1) * entries_per_bitmap));
+    ASSERT_OK(pool_->commit());
+
+    const auto image = image_of(*device_);
+    const auto superblock = thin_metadata::load_superblock(
+        persistent_data::const_block_bytes(image.data(), metadata_block_size_bytes));
+    persistent_data::disk_index_entry entry;
+    constexpr std::size_t index_header_bytes = 16;
+    std::memcpy(&entry,
+                image.data() + superblock.metadata_sm_root.bitmap_root * metadata_block_size_bytes +
+                    index_header_bytes,
+                sizeof entry);
+    std::uint64_t used = 0;
+    for (std::uint32_t block = 0; block < metadata_blocks; ++block) {
+        const std::byte* const bitmap = image.data() + entry.blocknr * metadata_block_size_bytes;
+        used += std::min(persistent_data::bitmap_count(bitmap, block), 1U);
+    }
+    EXPECT_EQ(entry.nr_free, entries_per_bitmap - used);
+    EXPECT_EQ(superblock.metadata_sm_root.nr_allocated, used);
 }
 
 }  // namespace
