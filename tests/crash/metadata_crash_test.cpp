@@ -69,17 +69,32 @@ void for_each_sequence(std::size_t length, const Run& run) {
     }
 }
 
+void print_length(std::size_t length, const crash_totals& before, const crash_totals& after) {
+    const auto since = [](std::uint64_t from, std::uint64_t to) {
+        return static_cast<unsigned long long>(to - from);
+    };
+    std::printf("  sequences of %zu: %llu, %llu places of the cut, %llu states\n", length,
+                since(before.workloads, after.workloads), since(before.cuts, after.cuts),
+                since(before.states, after.states));
+    std::fflush(stdout);
+}
+
+// Of three in the long tier.
 TEST(MetadataCrash, EverySequenceOfTwoOperationsSurvivesEveryCut) {
     const auto begin = std::chrono::steady_clock::now();
     crash_totals totals;
     metadata_crash lab(totals);
     for (std::size_t length = 1; length <= (tier_scale() > 1 ? 3 : 2); ++length) {
+        const crash_totals before = totals;
         for_each_sequence(
             length, [&](std::uint64_t number, const std::vector<pool_operation>& operations) {
                 crash_options options = tiny_pool(test::seed() + length * 10000 + number);
                 options.all_superblock_masks = number % 16 == 0;
                 lab.run(operations, options);
             });
+        print_length(length, before, totals);
+        // Each place of the cut left something to look at.
+        EXPECT_EQ(totals.cuts_without_state, 0U);
     }
     lab.judge();
     print("bounded workloads", totals, seconds_since(begin));

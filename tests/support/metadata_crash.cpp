@@ -157,7 +157,9 @@ void metadata_crash::cut_at(workload& of, io::power_cut& cut, std::size_t operat
     choose.all_masks_of_last_write = superblock && of.options.all_superblock_masks;
     choose.choices_max = choose.all_masks_of_last_write ? 0 : of.options.choices_max;
     const std::uint64_t duties = of.driver->duties_after(operation);
-    for (const io::crash_choice& choice : cut.choices(choose)) {
+    const std::vector<io::crash_choice> choices = cut.choices(choose);
+    totals_.cuts_without_state += choices.empty() ? 1U : 0U;
+    for (const io::crash_choice& choice : choices) {
         if (!of.signatures.is_new(cut, choice, of.in_flight, duties)) {
             ++totals_.repeated_states;
             continue;

@@ -28,6 +28,7 @@ namespace uthin::test {
 struct crash_totals {
     std::uint64_t workloads = 0;
     std::uint64_t cuts = 0;
+    std::uint64_t cuts_without_state = 0;  // neither a new one nor one that was checked before
     std::uint64_t states = 0;
     std::uint64_t repeated_states = 0;  // the same bytes as one already checked, not counted above
     std::uint64_t lived_on = 0;

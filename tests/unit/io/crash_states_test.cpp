@@ -68,6 +68,21 @@ TEST(Survival, KeepsTheUnitsThatItNames) {
     EXPECT_LT(kept, 600);
 }
 
+TEST(Survival, CanBeReadByPeople) {
+    using form = survival::form;
+    const std::vector<std::pair<survival, const char*>> examples = {
+        {{form::none, 0}, "nothing"},
+        {{form::all, 0}, "everything"},
+        {{form::first, 3}, "first 3 units"},
+        {{form::last, 2}, "last 2 units"},
+        {{form::alternating, 1}, "every second unit from 1"},
+        {{form::mask, 0x2a}, "units of mask 0x2a"},
+        {{form::random, 0x10}, "random units of 0x10"}};
+    for (const auto& [what, text] : examples) {
+        EXPECT_EQ(to_string(what), text);
+    }
+}
+
 TEST(CrashStates, NothingPendingLeavesOneState) {
     EXPECT_EQ(enumerate_crash_choices({}, {}).size(), 1);
 }

@@ -61,6 +61,46 @@ TEST_F(FaultDevice, AShortWriteDoesItsFirstHalfAndFails) {
     EXPECT_EQ(byte_at(2048), std::byte{0});
 }
 
+TEST_F(FaultDevice, EveryTransferThatIsCutShortDoesItsFirstHalf) {
+    const auto arm = [&](operation_kind kind) {
+        plan_.arm({.kinds = {kind}, .outcome = fault_outcome::short_transfer});
+    };
+    EXPECT_OK(write(0));
+    std::vector<std::byte> buffer(4096);
+    arm(operation_kind::read);
+    EXPECT_THAT(device_.read(0, buffer), HasCode(error_code::io_error));
+    EXPECT_EQ(buffer[2047], std::byte{1});
+    EXPECT_EQ(buffer[2048], std::byte{0});
+    arm(operation_kind::discard);
+    EXPECT_THAT(device_.discard(0, 4096), HasCode(error_code::io_error));
+    EXPECT_EQ(byte_at(2047), std::byte{0});
+    EXPECT_EQ(byte_at(2048), std::byte{1});
+    EXPECT_OK(write(0));
+    arm(operation_kind::write_zeroes);
+    EXPECT_THAT(device_.write_zeroes(0, 4096), HasCode(error_code::io_error));
+    EXPECT_EQ(byte_at(2047), std::byte{0});
+    EXPECT_EQ(byte_at(2048), std::byte{1});
+    std::vector<std::byte> twos(4096, std::byte{2});
+    arm(operation_kind::write);
+    EXPECT_THAT(device_.write_fua(8192, twos), HasCode(error_code::io_error));
+    EXPECT_EQ(byte_at(8192 + 2047), std::byte{2});
+    EXPECT_EQ(byte_at(8192 + 2048), std::byte{0});
+}
+
+TEST_F(FaultDevice, APieceOfABatchThatIsCutShortDoesItsFirstHalf) {
+    std::vector<std::byte> ones(4096, std::byte{1});
+    const std::vector<io_op> batch = {{io_kind::write, 0, ones}, {io_kind::write, 4096, ones}};
+    plan_.arm({.kinds = {operation_kind::write},
+               .persistent = true,
+               .outcome = fault_outcome::short_transfer});
+    const auto ended = device_.run(batch);
+    EXPECT_THAT(ended, HasCode(error_code::io_error));
+    for (const std::uint64_t begin : {0U, 4096U}) {
+        EXPECT_EQ(byte_at(begin + 2047), std::byte{1});
+        EXPECT_EQ(byte_at(begin + 2048), std::byte{0});
+    }
+}
+
 TEST_F(FaultDevice, OutcomesCarryTheirErrno) {
     plan_.arm({.outcome = fault_outcome::no_space});
     EXPECT_EQ(write(0).error().os_errno(), ENOSPC);

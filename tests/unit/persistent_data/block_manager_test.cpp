@@ -115,5 +115,46 @@ TEST_F(BlockManager, AnAbortForgetsEveryPage) {
     EXPECT_EQ(get(watched), 1U);
 }
 
+TEST_F(BlockManager, ABlockIsOfOneKindAtATime) {
+    get(watched);
+    for (const auto& page : {pages_.read(watched, block_kind::btree_node),
+                             pages_.read_cached(watched, block_kind::btree_node)}) {
+        EXPECT_THAT(page, test::HasCode(error_code::corrupt));
+    }
+    EXPECT_OK(pages_.read_cached(watched, block_kind::bitmap));
+    EXPECT_THAT(pages_.edit(watched, block_kind::btree_node), test::HasCode(error_code::corrupt));
+    EXPECT_OK(pages_.edit(watched, block_kind::bitmap));
+    EXPECT_THAT(pages_.edit(watched, block_kind::btree_node), test::HasCode(error_code::corrupt));
+    pages_.publish();
+}
+
+TEST_F(BlockManager, BlocksBeyondTheDeviceAreCorrupt) {
+    const metadata_block beyond(blocks);
+    EXPECT_THAT(pages_.read(beyond, block_kind::bitmap), test::HasCode(error_code::corrupt));
+    EXPECT_THAT(pages_.read_cached(beyond, block_kind::bitmap), test::HasCode(error_code::corrupt));
+    EXPECT_THAT(pages_.edit(beyond, block_kind::bitmap), test::HasCode(error_code::corrupt));
+    EXPECT_THAT(pages_.edit_new(beyond, block_kind::bitmap), test::HasCode(error_code::corrupt));
+}
+
+TEST_F(BlockManager, WhatIsNotInTheCacheIsNotReadForThoseWhoMayNotWait) {
+    EXPECT_THAT(pages_.read_cached(watched, block_kind::bitmap),
+                test::HasCode(error_code::would_block));
+    EXPECT_OK(pages_.read(watched, block_kind::bitmap));
+    EXPECT_OK(pages_.read_cached(watched, block_kind::bitmap));
+}
+
+TEST_F(BlockManager, ReadOnlyMetadataIsNotChanged) {
+    put(watched, 2);
+    pages_.set_read_only(true);
+    EXPECT_THAT(pages_.edit(watched, block_kind::bitmap), test::HasCode(error_code::not_permitted));
+    EXPECT_THAT(pages_.edit_new(watched, block_kind::bitmap),
+                test::HasCode(error_code::not_permitted));
+    EXPECT_THAT(pages_.write_dirty(), test::HasCode(error_code::not_permitted));
+    pages_.set_read_only(false);
+    EXPECT_OK(pages_.write_dirty());
+    pages_.reset();
+    EXPECT_EQ(get(watched), 2U);
+}
+
 }  // namespace
 }  // namespace uthin::persistent_data

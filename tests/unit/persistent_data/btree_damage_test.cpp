@@ -317,6 +317,66 @@ TEST_F(BtreeDamage, LeavesAtTwoDepthsAreCorruptToARemoval) {
     EXPECT_NE(destroyed.error().message().find("depth"), std::string::npos);
 }
 
+TEST_F(BtreeDamage, AnEmptyNodeAboveTheLeavesIsCorruptToChanges) {
+    const std::uint64_t key = edit(inner).view().key(0);
+    edit(inner).set_nr_entries(0);
+    const auto value = make_value(1, wide_value_bytes);
+    const auto inserted = lab->tree.insert(root, key, value.data());
+    ASSERT_THAT(inserted, HasCode(error_code::corrupt));
+    EXPECT_NE(inserted.error().message().find("internal and empty"), std::string::npos);
+    // The height is that of the first child.
+    SetUp();
+    edit(child(root, 0)).set_nr_entries(0);
+    EXPECT_THAT(lab->tree.destroy(root), HasCode(error_code::corrupt));
+}
+
+TEST_F(BtreeDamage, AChainOfNodesIsFollowedSoFarAndNoFarther) {
+    metadata_block below = *lab->tree.create();
+    for (std::uint32_t level = 0; level < btree_depth_max + 2; ++level) {
+        const auto node = lab->tm.new_block(block_kind::btree_node);
+        ASSERT_OK(node);
+        node_editor top(node->bytes);
+        top.init(false, 8);
+        const le64 target(below.value());
+        top.insert_at(0, 0, std::as_bytes(std::span(&target, 1)).data());
+        below = node->where;
+    }
+    root = below;
+    std::vector<std::byte> value(wide_value_bytes);
+    EXPECT_THAT(walk(), HasCode(error_code::corrupt));
+    EXPECT_THAT(btree_lookup(lab->tm.source(), root, 1, value), HasCode(error_code::corrupt));
+    EXPECT_THAT(lab->tree.insert(root, 1, value.data()), HasCode(error_code::corrupt));
+    EXPECT_THAT(lab->tree.destroy(root), HasCode(error_code::corrupt));
+}
+
+TEST_F(BtreeDamage, ALeafThatIsTwiceInItsParentIsNotSplitWithItself) {
+    open(wide_value_bytes);
+    fill(4000, 100);
+    root = versions[0].root;
+    inner = child(root, 1);
+    const std::uint64_t key = edit(inner).view().key(5);
+    edit(inner).set_child(4, child(inner, 5));
+    result<void> ended;
+    for (std::uint64_t i = 1; i < 99 && ended; ++i) {
+        const auto value = make_value(next_name, wide_value_bytes);
+        ++lab->rule.owners[next_name++];
+        const auto done = lab->tree.insert(root, key + i, value.data());
+        ended = done ? result<void>() : std::unexpected(done.error());
+    }
+    ASSERT_THAT(ended, HasCode(error_code::corrupt));
+}
+
+TEST_F(BtreeDamage, ALeafIsNotMergedWithANodeAboveTheLeaves) {
+    const metadata_block first = child(inner, 0);
+    edit(inner).set_child(1, child(root, 0));
+    const std::uint64_t begin = edit(first).view().key(0);
+    // All of the first leaf but its last entry.
+    const auto done = lab->tree.remove_range(root, begin, edit(inner).view().key(1) - 1);
+    ASSERT_THAT(done, HasCode(error_code::corrupt));
+    EXPECT_NE(done.error().message().find("not a sibling"), std::string::npos)
+        << done.error().message();
+}
+
 // Whatever is in the nodes, every call comes back.
 TEST_F(BtreeDamage, RandomDamageNeverHangsOrCrashes) {
     random_generator random(seed());
