@@ -10,8 +10,8 @@
 //
 // Threads   Any.
 //
-// Failures  io_error with the errno (ENOSPC, EDQUOT, EFBIG too: only the caller knows what they mean to
-//           it); out_of_range beyond the end; read_only.
+// Failures  io_error with the errno (ENOSPC, EDQUOT, EFBIG too: only the caller knows what they
+//           mean to it); out_of_range beyond the end; read_only.
 #pragma once
 
 #include <atomic>

@@ -322,6 +322,10 @@ private:
         } else if (in_.engine->commit() || (in_.main->lost_changes() && in_.main->flush())) {
             return "a commit succeeds in another mode than write";
         }
+        if (mode == pool_mode::read_only) {
+            // Whatever becomes of it: it does not wait at a door that nobody opens.
+            static_cast<void>(in_.main->write(2 * block, std::span(in_.news).first(sector)));
+        }
         return {};
     }
 
