@@ -61,8 +61,7 @@ def compile_error(root, path):
     return (errors or done.stderr.splitlines() or ["the compiler failed"])[0]
 
 
-def checks_of(root, cache=None):
-    cache = cache or tempfile.mkdtemp(prefix="uthin-lint-")
+def checks_of(root, cache):
     os.makedirs(cache, exist_ok=True)
     headers = [(path, os.path.join(cache, key_of(root, path)))
                for path in tree.files(root, endings=(".h",)) if not is_shown_by_the_build(root, path)]
@@ -89,8 +88,11 @@ PLANTED = [
 
 def cached_checks(root):
     built = os.environ.get("UTHIN_BIN")
-    is_real = root == tree.source_root() and built
-    return checks_of(root, os.path.join(os.path.dirname(built), "lint-headers") if is_real else None)
+    if root == tree.source_root() and built:
+        yield from checks_of(root, os.path.join(os.path.dirname(built), "lint-headers"))
+    else:
+        with tempfile.TemporaryDirectory(prefix="uthin-lint-") as cache:
+            yield from checks_of(root, cache)
 
 
 tree.run(cached_checks, PLANTED, f"headers compiled alone with {COMPILER}")
