@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/aligned_buffer.h"
+#include "pool/device_space.h"
 
 namespace uthin::pool_engine {
 
@@ -38,7 +39,7 @@ result<void> copy_range(block_device& device, std::uint64_t from_bytes, std::uin
             op.kind = io_kind::write;
             op.offset_bytes = op.offset_bytes - from_bytes + to_bytes;
         }
-        UTHIN_TRY(device.run(batch));
+        UTHIN_TRY(tell_full(device.run(batch)));
         done += in_buffer;
     }
     return {};

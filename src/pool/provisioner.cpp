@@ -8,6 +8,7 @@
 #include "base/aligned_buffer.h"
 #include "base/out_of_memory.h"
 #include "pool/copier.h"
+#include "pool/device_space.h"
 #include "pool/trimmer.h"
 
 namespace uthin::pool_engine {
@@ -354,7 +355,7 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     const std::uint64_t on_device = one.fresh.value() * block_bytes;
     const bool from_origin = !one.old && covers_origin(one.block);
     if (!one.old && !from_origin && engine_.data().capabilities().fast_write_zeroes) {
-        UTHIN_TRY(engine_.data().write_zeroes(on_device, block_bytes));
+        UTHIN_TRY(tell_full(engine_.data().write_zeroes(on_device, block_bytes)));
         return source.is_zeros() ? result<void>()
                                  : put(source, on_device + begin, begin_bytes, length);
     }
@@ -373,7 +374,7 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     } else {
         std::memcpy(whole.data() + begin, source.at(begin_bytes, length).data(), length);
     }
-    return engine_.data().write(on_device, whole);
+    return tell_full(engine_.data().write(on_device, whole));
 }
 
 result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_in_block,
@@ -388,7 +389,7 @@ result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_i
                                 length);
     }
     if (!one.old) {
-        return engine_.data().write_zeroes(to, length);
+        return tell_full(engine_.data().write_zeroes(to, length));
     }
     const std::uint64_t from = one.old->value() * engine_.block_bytes() + begin_in_block;
     return copy_range(engine_.data(), from, to, length);
@@ -405,16 +406,16 @@ result<void> provisioner::copy_from_origin(std::uint64_t from, std::uint64_t to,
     for (std::uint64_t done = 0; done < length; done += piece.size()) {
         const auto part = piece.span().first(std::min<std::uint64_t>(length - done, piece.size()));
         UTHIN_TRY(state_.origin->read(from + done, part));
-        UTHIN_TRY(engine_.data().write(to + done, part));
+        UTHIN_TRY(tell_full(engine_.data().write(to + done, part)));
     }
     return {};
 }
 
 result<void> provisioner::put(const write_source& source, std::uint64_t on_device,
                               std::uint64_t begin_bytes, std::uint64_t length_bytes) {
-    return source.is_zeros()
-               ? engine_.data().write_zeroes(on_device, length_bytes)
-               : engine_.data().write(on_device, source.at(begin_bytes, length_bytes));
+    return tell_full(source.is_zeros()
+                         ? engine_.data().write_zeroes(on_device, length_bytes)
+                         : engine_.data().write(on_device, source.at(begin_bytes, length_bytes)));
 }
 
 }  // namespace uthin::pool_engine

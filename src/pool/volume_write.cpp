@@ -1,7 +1,7 @@
 // Writing: hits on the caller's thread, the rest through the provisioner.
 #include <algorithm>
-#include <cerrno>
 
+#include "pool/device_space.h"
 #include "pool/extent_io.h"
 #include "pool/provisioner.h"
 #include "pool/volume_io.h"
@@ -12,13 +12,6 @@ namespace {
 
 // Data provisioned in one step: bounds how long cells are held.
 constexpr std::uint64_t provision_bytes_max = 4 << 20;
-
-// The data device has no space for bytes that lie inside of it: a sparse file, a thin disk.
-bool is_full(const error& failed) {
-    return failed.code() == error_code::io_error &&
-           (failed.os_errno() == ENOSPC || failed.os_errno() == EDQUOT ||
-            failed.os_errno() == EFBIG);
-}
 
 }  // namespace
 
@@ -40,7 +33,7 @@ result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::b
     }
     if (!fua) {
         const auto done = write_cached(offset_bytes, buffer);
-        if (!done && !is_full(done.error())) {
+        if (!done && !is_full_device(done.error())) {
             return std::unexpected(done.error());
         }
         if (done && *done) {
@@ -53,7 +46,7 @@ result<void> volume_io::write(std::uint64_t offset_bytes, std::span<const std::b
 
 // Without a ticket: what frees space may be a snapshot's deletion that waits for tickets.
 result<void> volume_io::wait_for_space(const error& failed, write_progress& progress) {
-    if (is_full(failed)) {
+    if (is_full_device(failed)) {
         progress.met_full_device = true;
         return engine_.wait_for_device(failed, progress.holds);
     }
@@ -84,7 +77,7 @@ result<bool> volume_io::write_cached(std::uint64_t offset_bytes,
         return false;
     }
     engine_.count().hits.add_here(1, thread);
-    UTHIN_TRY(engine_.data().write(data_offset(hit->block, offset_bytes), buffer));
+    UTHIN_TRY(tell_full(engine_.data().write(data_offset(hit->block, offset_bytes), buffer)));
     return true;
 }
 
@@ -144,7 +137,8 @@ result<void> volume_io::write_hits(const write_source& source, std::uint64_t end
         }
         const std::uint64_t length = piece_length(at, end_bytes);
         if (source.is_zeros()) {
-            UTHIN_TRY(engine_.data().write_zeroes(data_offset(found->block, at), length));
+            UTHIN_TRY(
+                tell_full(engine_.data().write_zeroes(data_offset(found->block, at), length)));
             progress.owes_flush = progress.owes_flush || progress.fua;
         } else {
             const auto bytes = source.at(at, length);
@@ -159,7 +153,8 @@ result<void> volume_io::write_hits(const write_source& source, std::uint64_t end
     const bool durable_mappings = progress.fua && !changed_since_durable() && !has_lost_changes();
     const bool direct_fua = durable_mappings && !progress.owes_flush;
     progress.owes_flush = progress.owes_flush || (progress.fua && !direct_fua);
-    UTHIN_TRY(io.run(direct_fua));
+    // What makes itself durable may fail as a flush does, after which nothing is tried again.
+    UTHIN_TRY(direct_fua ? io.run(true) : tell_full(io.run(false)));
     progress.position_bytes = at;
     return {};
 }

@@ -525,7 +525,10 @@ private:
             totals_.read_only += in.engine->mode() == pool_mode::read_only ? 1U : 0U;
             totals_.failed_pools += in.engine->mode() == pool_mode::fail ? 1U : 0U;
         }
-        std::string complaint = judge_answer(answer, *injected);
+        const bool device_is_full = std::ranges::any_of(faults, [](const planned_fault& one) {
+            return !one.mode->on_metadata && one.mode->outcome == fault_outcome::no_space;
+        });
+        std::string complaint = judge_answer(answer, *injected, device_is_full);
         if (complaint.empty() && *injected && faults.size() == 1) {
             complaint = judge_mode(in, *faults.front().mode, answer.has_value());
         }
@@ -543,14 +546,16 @@ private:
         return complaint.empty() ? judge_reopened(in, is_durable) : complaint;
     }
 
-    [[nodiscard]] std::string judge_answer(const result<std::string>& answer, bool injected) {
+    [[nodiscard]] std::string judge_answer(const result<std::string>& answer, bool injected,
+                                           bool device_is_full) {
         if (answer) {
             return *answer == answer_ ? "" : fmt::format("answers {}, not {}", *answer, answer_);
         }
         ++totals_.failed_calls;
         const error_code code = answer.error().code();
         const bool is_told = code == error_code::io_error || code == error_code::failed ||
-                             code == error_code::read_only || code == error_code::needs_check;
+                             code == error_code::read_only || code == error_code::needs_check ||
+                             (code == error_code::no_data_space && device_is_full);
         return injected && is_told ? "" : "unexpected error: " + answer.error().to_string();
     }
 
@@ -561,7 +566,11 @@ private:
         const pool_mode usual =
             scenario_.needs_check && !succeeded ? pool_mode::read_only : pool_mode::write;
         if (!fault.on_metadata && !fault.kinds.contains(operation_kind::flush)) {
-            return now == usual ? "" : is + " although only data failed";
+            // A write that found no space in the device, not a read that said so.
+            const bool is_full = now == pool_mode::out_of_data_space && !succeeded &&
+                                 fault.outcome == fault_outcome::no_space &&
+                                 !fault.kinds.contains(operation_kind::read);
+            return now == usual || is_full ? "" : is + " although only data failed";
         }
         if (fault.lasts == endurance::once && now == pool_mode::fail && !scenario_.reads_anew) {
             return is + " although only one operation failed";
