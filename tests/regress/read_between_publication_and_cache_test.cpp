@@ -1,6 +1,7 @@
-// Two clients write to the same shared block. The second finds the first one's new mapping in the metadata,
-// which is published, writes to it, is told so, and reads: from the mapping cache, which had not been told
-// yet and gave the old mapping. Found by the schedules (provision_provision, one of 40,000).
+// Two clients write to the same shared block. The second finds the first one's new mapping in the
+// metadata, which is published, writes to it, is told so, and reads: from the mapping cache, which
+// had not been told yet and gave the old mapping. Found by the schedules (provision_provision, one
+// of 40,000).
 #include <atomic>
 #include <thread>
 #include <vector>
