@@ -45,18 +45,18 @@ bool mapping_cache::matches(std::uint64_t first, std::uint64_t second, virtual_b
 // makes it even with release. A reader loads the version and the words with acquire, then the
 // version again. If it saw a word of some writer, that writer's odd version happens before the
 // second load, which then differs from the first: a torn pair is never used. The epoch is loaded
-// first, with acquire: it pairs with the release in advance_epoch(), so who sees the new epoch also
-// sees the published change that it stands for, and an entry stored under an older epoch can not
-// match.
+// before them, with acquire: it pairs with the release in advance_epoch(), so who sees the new
+// epoch also sees the published change that it stands for, and an entry stored under an older epoch
+// can not match.
 std::optional<lookup_result> mapping_cache::find(virtual_block block, miss& on_miss) const {
-    on_miss.epoch = epoch_.load(std::memory_order_acquire);
-    // ORDER: MC4. Before the entries: who reads 0 because the executor has told what he did sees
-    // it.
+    // ORDER: MC4. Before the epoch and the entries: who reads 0 because the executor has told what
+    // he did sees it.
     if ((expected_.load(std::memory_order_acquire) >> block.value() % 64 & 1) != 0) {
         on_miss.long_run_version = on_miss.run_version = on_miss.version = 1;  // fill() will refuse
         return std::nullopt;
     }
     interleaving_point();
+    on_miss.epoch = epoch_.load(std::memory_order_acquire);
     if (const auto found = long_runs_.find(block, on_miss.epoch, on_miss.long_run_version)) {
         return found;
     }
