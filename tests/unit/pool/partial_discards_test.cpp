@@ -190,17 +190,20 @@ TEST(PartialDiscardsSwitchedOff, LeavePartsAlone) {
 }
 
 // One thread writes one half of each block and reads back what it wrote; another one discards the
-// other half, and now and then both. A write that was acknowledged is there.
+// other half, and now and then both. A write that was acknowledged is there. Now and then the first
+// one waits for discards of the other one, so that halves meet however the threads are run.
 TEST(PartialDiscardsRace, LoseNoWriteToAnotherPartOfTheBlock) {
     pool_rig rig;
     constexpr std::uint64_t blocks = 4;
     const auto volume = rig.make(1, blocks * block);
     std::atomic<bool> stop{false};
+    std::atomic<std::uint64_t> discards{0};
     std::thread discarder([&] {
         random_generator random(test::seed() + 1);
         while (!stop.load()) {
             const std::uint64_t at = random.below(blocks) * block;
             EXPECT_OK(volume->discard(at, block / 2));
+            ++discards;
             std::vector<std::byte> bytes(512, std::byte{7});
             EXPECT_OK(volume->write(at + 4096, bytes));
         }
@@ -212,6 +215,12 @@ TEST(PartialDiscardsRace, LoseNoWriteToAnotherPartOfTheBlock) {
         const std::uint64_t half = which * block + block / 2;
         if (random.one_in(2)) {
             ASSERT_OK(volume->discard(half, block / 2));
+            if (random.one_in(16)) {
+                const std::uint64_t seen = discards.load();
+                while (discards.load() < seen + 2 * blocks) {
+                    std::this_thread::yield();
+                }
+            }
         }
         ASSERT_OK(volume->write(half + 512 * random.below(64), test::pattern(round, 512)));
         const std::uint64_t at = half + 512 * random.below(64);
