@@ -139,20 +139,25 @@ mapping_cache::entry& mapping_cache::victim(set& where, virtual_block block, std
 // by another fill (then we lose a little).
 void mapping_cache::fill(virtual_block block, const miss& from, const lookup_result& mapping) {
     std::uint64_t run_version = from.run_version;
-    switch (runs_.fill(block, from.epoch, run_version, mapping)) {
-        case mapping_runs::kept::whole: {
-            // ORDER: MC3.
-            std::uint64_t version = from.long_run_version;
-            if (long_runs_.fill(block, from.epoch, version, mapping) == mapping_runs::kept::no) {
-                static_cast<void>(long_runs_.start(block, from.epoch, version, mapping));
-            }
-            return;
-        }
-        case mapping_runs::kept::yes: return;
-        case mapping_runs::kept::no: break;
-    }
-    if ((continues(block, -1, from.epoch, mapping) || continues(block, 1, from.epoch, mapping)) &&
+    auto in_run = runs_.fill(block, from.epoch, run_version, mapping);
+    if (in_run == mapping_runs::kept::no &&
+        (continues(block, -1, from.epoch, mapping) || continues(block, 1, from.epoch, mapping)) &&
         runs_.start(block, from.epoch, run_version, mapping)) {
+        in_run = mapping_runs::kept::yes;
+    }
+    for (const std::int64_t step : {-1, 1}) {
+        if (in_run == mapping_runs::kept::yes) {
+            in_run = gather(block, step, from.epoch, run_version, mapping);
+        }
+    }
+    if (in_run == mapping_runs::kept::whole) {
+        // ORDER: MC3.
+        std::uint64_t version = from.long_run_version;
+        if (long_runs_.fill(block, from.epoch, version, mapping) == mapping_runs::kept::no) {
+            static_cast<void>(long_runs_.start(block, from.epoch, version, mapping));
+        }
+    }
+    if (in_run != mapping_runs::kept::no) {
         return;
     }
     set& where = set_of(block);
@@ -163,20 +168,44 @@ void mapping_cache::fill(virtual_block block, const miss& from, const lookup_res
     versioned_line::release(where.version);
 }
 
+// ORDER: MC3. `run_version` is of before the single mappings are looked at.
+mapping_runs::kept mapping_cache::gather(virtual_block block, std::int64_t step,
+                                         std::uint64_t epoch, std::uint64_t& run_version,
+                                         const lookup_result& mapping) {
+    const std::uint64_t run = block.value() >> mapping_runs::run_bits;
+    for (std::uint64_t distance = 1;; ++distance) {
+        const std::uint64_t away = static_cast<std::uint64_t>(step) * distance;  // wraps below 0
+        const virtual_block next(block.value() + away);
+        std::uint64_t unused = 0;
+        if (next.value() >> mapping_runs::run_bits != run) {
+            return mapping_runs::kept::yes;
+        }
+        const auto single = find_single(next, epoch, unused);
+        if (!single || single->block.value() != mapping.block.value() + away) {
+            return mapping_runs::kept::yes;
+        }
+        const auto in_run = runs_.fill(next, epoch, run_version, *single);
+        if (in_run != mapping_runs::kept::yes) {
+            return in_run == mapping_runs::kept::whole ? in_run : mapping_runs::kept::yes;
+        }
+    }
+}
+
 void mapping_cache::put(virtual_block block, const lookup_result& mapping) {
     if (block.value() >= virtual_block_limit) {
         return;
     }
     const std::uint64_t epoch = epoch_.load(std::memory_order_relaxed);  // only we store it
-    const auto in_run = runs_.put(block, epoch, mapping, continues(block, -1, epoch, mapping));
-    // ORDER: MC3.
+    const bool starts = continues(block, -1, epoch, mapping);
+    // ORDER: MC3. Until it is released nobody finds what the set holds.
+    set& where = set_of(block);
+    versioned_line::hold(where.version);
+    const auto in_run = runs_.put(block, epoch, mapping, starts);
     if (in_run == mapping_runs::kept::whole) {
         static_cast<void>(long_runs_.put(block, epoch, mapping, true));
     } else {
         long_runs_.invalidate(block);
     }
-    set& where = set_of(block);
-    versioned_line::hold(where.version);
     if (in_run != mapping_runs::kept::no) {
         remove(where, block);
     } else {
@@ -194,12 +223,12 @@ void mapping_cache::remove(set& where, virtual_block block) {
 }
 
 void mapping_cache::invalidate(virtual_block block) {
-    runs_.invalidate(block);
-    long_runs_.invalidate(block);  // ORDER: MC3
     set& where = set_of(block);
     versioned_line::hold(where.version);
     remove(where, block);
     versioned_line::release(where.version);
+    runs_.invalidate(block);       // ORDER: MC3
+    long_runs_.invalidate(block);  // ORDER: MC3
 }
 
 void mapping_cache::invalidate(range<virtual_block> blocks) {

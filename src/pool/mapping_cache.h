@@ -7,8 +7,9 @@
 //        invalidate() or advance_epoch() before find() began.
 //   MC2  Nothing looked up before such a change can be stored after it: what find() leaves behind
 //        on a miss is void, for each part, once its line there or the epoch changed.
-//   MC3  What is no longer true leaves runs_ before long_runs_: who saw a whole run there and then
-//        finds the line of long_runs_ as it was before he looked up has seen a true one.
+//   MC3  What is no longer true leaves the single mappings before runs_, and runs_ before
+//        long_runs_: who saw a mapping in one of them, and then finds the line of the next one as
+//        it was before, has seen a true one and may add it there.
 //   MC4  From expect(), before a change is published, to told(), after the calls of MC1 for it, its
 //        blocks are not found: who has seen a new mapping in the metadata (and written to it) is
 //        not given the old one afterwards.
@@ -74,15 +75,21 @@ private:
     };
     static_assert(sizeof(set) == 64);
 
-    // Neighbouring blocks go to neighbouring sets, so that a scan fills the cache evenly.
+    // Neighbouring blocks share a set, so that what is in use takes few lines of the processor's
+    // cache, or go to neighbouring ones, so that a scan fills this one evenly.
     [[nodiscard]] set& set_of(virtual_block block) const noexcept {
-        return sets_[block.value() & set_mask_];
+        return sets_[block.value() / ways & set_mask_];
     }
     [[nodiscard]] std::optional<lookup_result> find_single(virtual_block block, std::uint64_t epoch,
                                                            std::uint64_t& version) const;
     // Block and its neighbour by `step` are neighbours on the data device, too, as far as known.
     [[nodiscard]] bool continues(virtual_block block, std::int64_t step, std::uint64_t epoch,
                                  const lookup_result& mapping) const;
+    // The block was kept in a run: so are neighbours of the same run that were single so far.
+    // `kept::whole` if the run became that.
+    [[nodiscard]] mapping_runs::kept gather(virtual_block block, std::int64_t step,
+                                            std::uint64_t epoch, std::uint64_t& run_version,
+                                            const lookup_result& mapping);
     static void remove(set& where, virtual_block block);
     static void store(entry& where, virtual_block block, const lookup_result& mapping,
                       std::uint64_t epoch);

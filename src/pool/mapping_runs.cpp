@@ -151,7 +151,7 @@ mapping_runs::kept mapping_runs::fill(virtual_block block, std::uint64_t epoch,
     return how;
 }
 
-bool mapping_runs::start(virtual_block block, std::uint64_t epoch, std::uint64_t version,
+bool mapping_runs::start(virtual_block block, std::uint64_t epoch, std::uint64_t& version,
                          const lookup_result& mapping) {
     line& where = line_of(block);
     if (!versioned_line::try_hold(where.version, version)) {
@@ -159,6 +159,7 @@ bool mapping_runs::start(virtual_block block, std::uint64_t epoch, std::uint64_t
     }
     const bool begun = begin(where, block, epoch, mapping);
     versioned_line::release(where.version);
+    version += 2;
     return begun;
 }
 

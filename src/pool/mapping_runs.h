@@ -41,7 +41,7 @@ public:
                             const lookup_result& mapping);
     // The same where there is no run yet: begins one with this unit, unless the line's runs are
     // long and in use. For a mapping of which a neighbour's is known to be the neighbouring one.
-    [[nodiscard]] bool start(virtual_block block, std::uint64_t epoch, std::uint64_t version,
+    [[nodiscard]] bool start(virtual_block block, std::uint64_t epoch, std::uint64_t& version,
                              const lookup_result& mapping);
 
     // As fill() (or start(), if `starts`) for what was published now. Another mapping of the unit

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <map>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -76,7 +77,7 @@ TEST(MappingRuns, WhatWasLookedUpBeforeAnInvalidationIsRefused) {
     EXPECT_TRUE(put(runs, 6, at(106), true));
     std::uint64_t version = 0;
     EXPECT_FALSE(runs.find(virtual_block(7), epoch, version));
-    const std::uint64_t before = version;
+    std::uint64_t before = version;
     EXPECT_EQ(runs.fill(virtual_block(7), epoch, version, at(107)), mapping_runs::kept::yes);
     runs.invalidate(virtual_block(7));
     version = before;
@@ -168,6 +169,32 @@ TEST(MappingRuns, LookupsInAnyOrderMakeRunsToo) {
         hits += cache.find(virtual_block(i), miss) ? 1U : 0U;
     }
     EXPECT_GE(hits, blocks * 9 / 10);
+}
+
+// A block that was looked up before its neighbours is not left behind: when all were, in whatever
+// order, the runs are whole, and pushing all single mappings out loses none.
+TEST(MappingRuns, TakeInTheNeighboursThatWereSingle) {
+    constexpr std::uint64_t blocks = 8 * 32;
+    mapping_cache cache(3 * 512);
+    random_generator random(test::seed());
+    std::vector<std::uint64_t> order(blocks);
+    std::iota(order.begin(), order.end(), 0);
+    for (std::uint64_t i = blocks; i > 1; --i) {
+        std::swap(order[i - 1], order[random.below(i)]);
+    }
+    mapping_cache::miss miss;
+    for (const std::uint64_t block : order) {
+        ASSERT_FALSE(cache.find(virtual_block(block), miss));
+        cache.fill(virtual_block(block), miss, at(5000 + block, block < 64));
+    }
+    for (std::uint64_t i = 0; i < 3 * 512; ++i) {
+        const virtual_block other(3 * 512 + 2 * i);
+        static_cast<void>(cache.find(other, miss));
+        cache.fill(other, miss, at(900000 + 1000 * i));
+    }
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        EXPECT_EQ(cache.find(virtual_block(i), miss), at(5000 + i, i < 64)) << i;
+    }
 }
 
 // Against a plain map, with all that changes it: what is found is always what is there.
