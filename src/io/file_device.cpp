@@ -24,6 +24,9 @@ namespace {
 
 constexpr std::size_t bounce_bytes_max = std::size_t{1} << 20;
 constexpr std::size_t transfer_bytes_max = std::size_t{1} << 30;  // Linux stops below 2 GiB
+// Written to the page cache at once: Linux keeps it together there, and ext4 then looks at each of
+// its 4 KiB whenever one of them is written.
+constexpr std::size_t cached_piece_bytes = 64 << 10;
 
 std::uint64_t round_down(std::uint64_t value, std::uint64_t unit) {
     return value / unit * unit;
@@ -114,11 +117,19 @@ result<void> file_device::transfer_in(std::uint64_t offset_bytes, std::span<std:
     return {};
 }
 
+std::size_t file_device::piece_bytes(std::uint64_t offset_bytes,
+                                     std::size_t length_bytes) const noexcept {
+    const std::size_t longest = is_disk_ || direct()
+                                    ? transfer_bytes_max
+                                    : cached_piece_bytes - offset_bytes % cached_piece_bytes;
+    return std::min(length_bytes, longest);
+}
+
 result<void> file_device::transfer_out(std::uint64_t offset_bytes,
                                        std::span<const std::byte> buffer, bool fua) {
     while (!buffer.empty()) {
         iovec piece{.iov_base = const_cast<std::byte*>(buffer.data()),
-                    .iov_len = std::min(buffer.size(), transfer_bytes_max)};
+                    .iov_len = piece_bytes(offset_bytes, buffer.size())};
         const ssize_t length = ::pwritev2(descriptor_, &piece, 1, static_cast<off_t>(offset_bytes),
                                           fua ? RWF_DSYNC : 0);
         if (length < 0 && errno == EINTR) {

@@ -78,6 +78,9 @@ private:
     [[nodiscard]] result<void> transfer_in(std::uint64_t offset_bytes, std::span<std::byte> buffer);
     [[nodiscard]] result<void> transfer_out(std::uint64_t offset_bytes,
                                             std::span<const std::byte> buffer, bool fua);
+    // Of a write, what one system call takes.
+    [[nodiscard]] std::size_t piece_bytes(std::uint64_t offset_bytes,
+                                          std::size_t length_bytes) const noexcept;
     [[nodiscard]] result<void> read_bounced(std::uint64_t offset_bytes,
                                             std::span<std::byte> buffer);
     [[nodiscard]] result<void> write_any(std::uint64_t offset_bytes,
