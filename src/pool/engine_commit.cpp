@@ -307,6 +307,7 @@ result<void> engine::flush_data() {
 result<void> engine::give_ready_back() {
     result<void> given;
     const bool outer = std::exchange(giving_back_, true);
+    ready_.end_round();
     while (const auto one = ready_.take()) {
         given = metadata_->dec_data_range({one->block, one->block + 1});
         if (!given) {

@@ -17,6 +17,9 @@ namespace {
 
 // Up to here a partly written block is put together in memory and written at once.
 constexpr std::uint64_t small_block_bytes = 1 << 20;
+// Zeros that are written for one block and, ahead, for its neighbours: a file system's lock and
+// journal, or a disk's command, cost the same for all of them.
+constexpr std::uint64_t zeroed_together_bytes = 1 << 20;
 
 // Memory for one block, kept by each thread while blocks are not large: allocating and clearing it
 // takes longer than copying. What is in it is left over from the last use.
@@ -179,15 +182,17 @@ private:
 // Inserts the mappings, or gives the blocks back.
 class insert_work final : public work {
 public:
-    // `was_ready`: the executor has not been asked whether there is room for the mapping.
     insert_work(engine& owner, volume_state& state, std::span<block_plan> plan, std::uint64_t era,
-                bool give_back, bool was_ready)
-        : engine_(owner),
-          state_(state),
-          plan_(plan),
-          era_(era),
-          give_back_(give_back),
-          was_ready_(was_ready) {}
+                bool give_back)
+        : engine_(owner), state_(state), plan_(plan), era_(era), give_back_(give_back) {}
+
+    // The only block of the plan was ready, so that the executor has not been asked whether there
+    // is room for the mapping; these were taken with it (RB2).
+    void was_ready(const ready_blocks::taken& ready, range<data_block> neighbours, bool zeroed) {
+        ready_ = ready;
+        neighbours_ = neighbours;
+        neighbours_are_zeroed_ = zeroed;
+    }
 
     [[nodiscard]] next run() override {
         if (era_ != engine_.era()) {
@@ -195,7 +200,7 @@ public:
             return next::done;
         }
         auto allowed = engine_.may_change();
-        if (was_ready_ && allowed && !give_back_) {
+        if (ready_ && allowed && !give_back_) {
             const auto room = has_metadata(engine_);
             if (!room) {
                 return engine_.refuse(*this, room.error());
@@ -215,10 +220,9 @@ public:
                 engine_.shares().settled(state_.id);
             }
         }
-        if (allowed && plan_.size() == 1) {
-            if (auto done = engine_.allocate_ahead(); !done) {
-                return engine_.refuse(*this, std::move(done).error());
-            }
+        auto cared_for = care_for_others(allowed.has_value());
+        if (!cared_for) {
+            return engine_.refuse(*this, std::move(cared_for).error());
         }
         set_outcome(give_back_ ? result<void>() : allowed);
         return next::done;
@@ -236,6 +240,19 @@ public:
     }
 
 private:
+    // The next first writes find what they need.
+    [[nodiscard]] result<void> care_for_others(bool allowed) {
+        if (!neighbours_.empty() && !(allowed && neighbours_are_zeroed_ &&
+                                      engine_.ready().bring_back(neighbours_, *ready_))) {
+            UTHIN_TRY(engine_.metadata().dec_data_range(neighbours_));
+            for (data_block one = neighbours_.begin; one < neighbours_.end; ++one) {
+                engine_.never_used(one);
+            }
+            engine_.changed(true);
+        }
+        return allowed && plan_.size() == 1 ? engine_.allocate_ahead() : result<void>();
+    }
+
     [[nodiscard]] result<void> insert(block_plan& one) {
         metadata& metadata = engine_.metadata();
         // PV2. Only we, the holder of the cell, may have inserted: an equal mapping is the same
@@ -266,23 +283,26 @@ private:
     const std::span<block_plan> plan_;
     const std::uint64_t era_;
     const bool give_back_;
-    const bool was_ready_;
+    std::optional<ready_blocks::taken> ready_;
+    range<data_block> neighbours_{};
+    bool neighbours_are_zeroed_ = false;
 };
 
 }  // namespace
 
 result<provisioner::allocated_blocks> provisioner::allocate(std::span<block_plan> plan) {
     if (plan.size() == 1) {
-        if (const auto ready = engine_.ready().take()) {
-            plan[0].fresh = ready->block;
-            return allocated_blocks{1, ready->era, true};
+        ready_ = engine_.ready().take();
+        if (ready_) {
+            plan[0].fresh = ready_->block;
+            return allocated_blocks{1, ready_->era};
         }
     }
     allocate_work request(engine_, state_, plan);
     auto done = engine_.worker().execute(state_.queue, request);
     at_limit_ = request.at_limit();
     UTHIN_TRY(std::move(done));
-    return allocated_blocks{request.count(), request.era(), false};
+    return allocated_blocks{request.count(), request.era()};
 }
 
 result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_source& source,
@@ -294,7 +314,10 @@ result<std::size_t> provisioner::write(std::span<block_plan> plan, const write_s
 
     // ORDER: PO1, PV1.
     const auto filled = or_out_of_memory([&] { return fill(got, source, begin_bytes, got_end); });
-    insert_work insertion(engine_, state_, got, allocated.era, !filled, allocated.were_ready);
+    insert_work insertion(engine_, state_, got, allocated.era, !filled);
+    if (ready_) {
+        insertion.was_ready(*ready_, neighbours_, neighbours_are_zeroed_);
+    }
     auto inserted = engine_.worker().execute(state_.queue, insertion);
     UTHIN_TRY(result<void>(filled));
     if (!source.is_zeros()) {  // zeros can be a hole
@@ -355,7 +378,7 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     const std::uint64_t on_device = one.fresh.value() * block_bytes;
     const bool from_origin = !one.old && covers_origin(one.block);
     if (!one.old && !from_origin && engine_.data().capabilities().fast_write_zeroes) {
-        UTHIN_TRY(tell_full(engine_.data().write_zeroes(on_device, block_bytes)));
+        UTHIN_TRY(zero_whole(one.fresh));
         return source.is_zeros() ? result<void>()
                                  : put(source, on_device + begin, begin_bytes, length);
     }
@@ -375,6 +398,26 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
         std::memcpy(whole.data() + begin, source.at(begin_bytes, length).data(), length);
     }
     return tell_full(engine_.data().write(on_device, whole));
+}
+
+result<void> provisioner::zero_whole(data_block fresh) {
+    const std::uint64_t block_bytes = engine_.block_bytes();
+    if (ready_ && ready_->zeroed) {
+        return {};
+    }
+    if (ready_) {
+        neighbours_ =
+            engine_.ready().take_neighbours(*ready_, zeroed_together_bytes / block_bytes - 1);
+        const std::uint64_t together_bytes = (1 + neighbours_.count()) * block_bytes;
+        neighbours_are_zeroed_ =
+            !neighbours_.empty() &&
+            engine_.data().write_zeroes(fresh.value() * block_bytes, together_bytes).has_value();
+        if (neighbours_are_zeroed_) {
+            return {};
+        }
+    }
+    // There may be space for one where there is none for all.
+    return tell_full(engine_.data().write_zeroes(fresh.value() * block_bytes, block_bytes));
 }
 
 result<void> provisioner::fill_rest(const block_plan& one, std::uint64_t begin_in_block,

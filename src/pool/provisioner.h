@@ -2,7 +2,8 @@
 //
 //   executor: allocate -> caller's thread: zero or copy, write -> executor: insert the mapping
 //
-// For a single block, the first step is mostly spared: it is ready (ready_blocks).
+// For a single block, the first step is mostly spared: it is ready (ready_blocks). Zeros are then
+// written to the ready blocks that follow it as well.
 //
 // Invariants
 //   PV1  The mapping is inserted after every byte of the new block was written (PO1).
@@ -50,7 +51,6 @@ private:
     struct allocated_blocks {
         std::size_t count = 0;
         std::uint64_t era = 0;
-        bool were_ready = false;
     };
     [[nodiscard]] result<allocated_blocks> allocate(std::span<block_plan> plan);
     [[nodiscard]] result<void> fill(std::span<const block_plan> plan, const write_source& source,
@@ -61,6 +61,7 @@ private:
                                           std::uint64_t begin_bytes, std::uint64_t end_bytes);
     [[nodiscard]] result<void> fill_rest(const block_plan& one, std::uint64_t begin_in_block,
                                          std::uint64_t end_in_block);
+    [[nodiscard]] result<void> zero_whole(data_block fresh);
     // Bytes of the block come from the external origin while it is not mapped.
     [[nodiscard]] bool covers_origin(virtual_block block) const noexcept;
     [[nodiscard]] result<void> copy_from_origin(std::uint64_t from, std::uint64_t to,
@@ -71,6 +72,9 @@ private:
     engine& engine_;
     volume_state& state_;
     bool at_limit_ = false;
+    std::optional<ready_blocks::taken> ready_;  // the only block of the plan
+    range<data_block> neighbours_{};            // RB2
+    bool neighbours_are_zeroed_ = false;
 };
 
 }  // namespace uthin::pool_engine

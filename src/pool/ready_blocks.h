@@ -1,13 +1,17 @@
 // Data blocks that are allocated ahead of the first writes that will want them: such a write then
-// asks the executor once, to insert its mapping, instead of twice.
+// asks the executor once, to insert its mapping, instead of twice. Who has to write zeros to one
+// does so to the ones that follow it on the device, too, and brings them back.
 //
 // Invariants
 //   RB1  What is in here is in flight (EN2) and nobody's; it was allocated in the open transaction,
 //        and a commit or an abort leaves nothing here.
-// Threads   take() and count(): any. The others: the executor.
+//   RB2  Who took neighbours brings them back, or gives them back, in the work that inserts his
+//        mapping: back to here only in the round in which he took them.
+// Threads   take(), take_neighbours() and count(): any. The others: the executor.
 // Failures  None.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -24,10 +28,12 @@ public:
 
     struct taken {
         data_block block;
-        std::uint64_t era = 0;  // engine::era() when it was allocated
+        std::uint64_t era = 0;    // engine::era() when it was allocated
+        std::uint64_t round = 0;  // RB2
+        bool zeroed = false;      // reads as zeros, and nobody has written to it
     };
 
-    // In the order in which they were added.
+    // In the order in which they were added, but for those that were brought back: they go first.
     [[nodiscard]] std::optional<taken> take() {
         if (count() == 0) {
             return std::nullopt;
@@ -39,6 +45,25 @@ public:
         const taken one = blocks_[begin_++];
         count_.store(end_ - begin_, std::memory_order_relaxed);
         return one;
+    }
+    // Those that follow `first` here and on the device and are not zeroed: at most `count_max`, and
+    // half of what there is, since others want some, too.
+    [[nodiscard]] range<data_block> take_neighbours(const taken& first, std::size_t count_max) {
+        range<data_block> found{first.block + 1, first.block + 1};
+        const lock_guard held(lock_);
+        if (first.round != round_) {
+            return found;
+        }
+        for (std::size_t left = std::min(count_max, (end_ - begin_ + 1) / 2); left > 0; --left) {
+            const taken& next = blocks_[begin_];
+            if (next.block != found.end || next.zeroed) {
+                break;
+            }
+            ++begin_;
+            found.end = found.end + 1;
+        }
+        count_.store(end_ - begin_, std::memory_order_relaxed);
+        return found;
     }
     // How many; a hint for who holds no lock.
     [[nodiscard]] std::size_t count() const noexcept {
@@ -52,11 +77,38 @@ public:
             begin_ = 0;
             end_ = 0;
         }
-        blocks_.at(end_++) = {block, era};
+        blocks_.at(end_++) = {block, era, round_, false};
         count_.store(end_ - begin_, std::memory_order_relaxed);
+    }
+    // Neighbours that were taken with `first` and are zeroed now. False: they do not belong here
+    // any more, or there is no place for them.
+    [[nodiscard]] bool bring_back(range<data_block> blocks, const taken& first) {
+        const lock_guard held(lock_);
+        if (first.round != round_) {
+            return false;
+        }
+        if (begin_ == end_) {
+            begin_ = blocks_max;
+            end_ = blocks_max;
+        }
+        if (begin_ < blocks.count()) {
+            return false;
+        }
+        begin_ -= blocks.count();
+        for (std::size_t i = 0; i < blocks.count(); ++i) {
+            blocks_.at(begin_ + i) = {blocks.begin + i, first.era, round_, true};
+        }
+        count_.store(end_ - begin_, std::memory_order_relaxed);
+        return true;
+    }
+    // Whoever comes back from now on does not belong here.
+    void end_round() {
+        const lock_guard held(lock_);
+        ++round_;
     }
     void clear() {
         const lock_guard held(lock_);
+        ++round_;
         begin_ = 0;
         end_ = 0;
         count_.store(0, std::memory_order_relaxed);
@@ -67,6 +119,7 @@ private:
     std::array<taken, blocks_max> blocks_ GUARDED_BY(lock_){};
     std::size_t begin_ GUARDED_BY(lock_) = 0;
     std::size_t end_ GUARDED_BY(lock_) = 0;
+    std::uint64_t round_ GUARDED_BY(lock_) = 0;
     std::atomic<std::size_t> count_{0};
 };
 

@@ -70,8 +70,9 @@ judged_at_the_end* const judge = [] {
 pool_rig::pool_rig(rig_options options)
     : metadata(options.metadata_bytes, "metadata"),
       data(options.data_blocks * options.block_size_sectors * sector_size_bytes, "data"),
+      hooked_data(data),
       faulty_metadata(metadata, metadata_faults),
-      faulty_data(data, data_faults),
+      faulty_data(hooked_data, data_faults),
       slow_metadata(faulty_metadata, system_clock()),
       slow_data(faulty_data, system_clock()),
       options_(std::move(options)) {

@@ -14,6 +14,7 @@
 #include "io/fault_device.h"
 #include "io/memory_device.h"
 #include "support/forwarding_device.h"
+#include "support/hooked_device.h"
 #include "uthin/pool.h"
 
 namespace uthin::test {
@@ -74,6 +75,7 @@ public:
 
     io::memory_device metadata;
     io::memory_device data;
+    hooked_device hooked_data;
     io::fault_plan metadata_faults;
     io::fault_plan data_faults;
     io::fault_device faulty_metadata;

@@ -1,6 +1,8 @@
 // Allocating ahead: what it spares, and that nobody can tell otherwise.
 #include "pool/ready_blocks.h"
 
+#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -43,6 +45,60 @@ TEST(ReadyBlocks, AreTakenInTheirOrderAndEachOnce) {
     ready.clear();
     EXPECT_EQ(ready.count(), 0U);
     EXPECT_FALSE(ready.take());
+}
+
+// Adds blocks 0 to 63 and takes the first.
+ready_blocks::taken first_of_64(ready_blocks& ready) {
+    for (std::uint64_t i = 0; i < ready_blocks::blocks_max; ++i) {
+        ready.add(data_block(i), 1);
+    }
+    return *ready.take();
+}
+
+constexpr range<data_block> blocks(std::uint64_t begin, std::uint64_t end) {
+    return {data_block(begin), data_block(end)};
+}
+
+TEST(ReadyBlocks, NeighboursAreHalfOfWhatThereIsAtMost) {
+    ready_blocks ready;
+    EXPECT_EQ(ready.take_neighbours(first_of_64(ready), 100), blocks(1, 33));
+    EXPECT_EQ(ready.count(), 31U);
+    EXPECT_EQ(ready.take_neighbours(*ready.take(), 5), blocks(34, 39));
+    const auto other = *ready.take();
+    EXPECT_TRUE(ready.take_neighbours(other, 0).empty());
+    ready.clear();
+    ready.add(data_block(7), 1);
+    for (std::uint64_t i = 9; i < 30; ++i) {
+        ready.add(data_block(i), 1);
+    }
+    EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());  // 8 is not here
+    EXPECT_TRUE(ready.take_neighbours(other, 100).empty());          // of another round
+    EXPECT_EQ(ready.count(), 21U);
+}
+
+TEST(ReadyBlocks, NeighboursComeBackInFrontAndZeroedButInTheirRoundOnly) {
+    ready_blocks ready;
+    const auto first = first_of_64(ready);
+    const auto with = ready.take_neighbours(first, 15);
+    ASSERT_TRUE(ready.bring_back(with, first));
+    EXPECT_EQ(ready.count(), 63U);
+    for (std::uint64_t i = 1; i < 64; ++i) {
+        const auto one = *ready.take();
+        EXPECT_EQ(one.block, data_block(i));
+        EXPECT_EQ(one.zeroed, i < 16);
+        EXPECT_EQ(one.era, 1U);
+    }
+    EXPECT_TRUE(ready.bring_back(with, first));  // to nobody
+    EXPECT_EQ(ready.count(), 15U);
+    // What is zeroed is nobody's neighbour.
+    EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());
+    EXPECT_FALSE(ready.bring_back(blocks(100, 164), first));  // no place
+    EXPECT_EQ(ready.count(), 14U);
+    ready.end_round();
+    EXPECT_FALSE(ready.bring_back(with, first));
+    ready.clear();
+    EXPECT_FALSE(ready.bring_back(with, first));
+    EXPECT_EQ(ready.count(), 0U);
 }
 
 class AllocatedAhead : public ::testing::Test {
@@ -110,6 +166,129 @@ TEST_F(AllocatedAhead, APoolIsFilledToItsLastBlock) {
         EXPECT_THAT(write_block(*volume, blocks), HasCode(error_code::no_data_space));
         EXPECT_EQ(rig->status()->data_used_blocks, blocks);
     }
+}
+
+// ---- zeros written ahead
+
+TEST_F(AllocatedAhead, ZerosAreWrittenForManyBlocksAtOnce) {
+    pool_rig rig(options(4096));
+    auto volume = rig.make(0, 256 * mib);
+    constexpr std::uint64_t writes = 1024;
+    ASSERT_OK(volume->write(0, pattern(7, writes * block_bytes)));  // not zeros on the device
+    ASSERT_OK(volume->discard(0, writes * block_bytes));
+    ASSERT_OK(rig->commit());
+    const std::uint64_t before = rig.data_faults.count(operation_kind::write_zeroes);
+    for (std::uint64_t i = 0; i < writes; ++i) {
+        ASSERT_OK(write_block(*volume, i));
+    }
+    EXPECT_LE(rig.data_faults.count(operation_kind::write_zeroes) - before, writes / 7);
+    for (std::uint64_t i = 0; i < writes; ++i) {
+        ASSERT_EQ(read_all(*volume, i * block_bytes, 4096), pattern(i + 1, 4096));
+        ASSERT_TRUE(test::all_zero(read_all(*volume, i * block_bytes + 4096, 60 << 10))) << i;
+    }
+    EXPECT_EQ(rig->status()->data_used_blocks, writes);
+}
+
+// Where there is no space for the zeros of many, there may be for one; and nobody's block is lost.
+TEST_F(AllocatedAhead, ZerosForManyThatFailAreWrittenForOne) {
+    std::uint64_t made_up_for = 0;
+    for (const bool persistent : {false, true}) {
+        for (std::uint64_t nth = 1; nth <= 8; ++nth) {
+            pool_rig rig(options(4096));
+            ASSERT_OK(rig.data.write(0, pattern(9, 200 * block_bytes)));  // of an earlier owner
+            auto volume = rig.make(0, 256 * mib);
+            std::uint64_t failed = 0;
+            rig.data_faults.arm(
+                {.kinds = {operation_kind::write_zeroes}, .nth = nth, .persistent = persistent});
+            constexpr std::uint64_t writes = 100;
+            for (std::uint64_t i = 0; i < writes; ++i) {
+                failed += write_block(*volume, i) ? 0U : 1U;
+            }
+            EXPECT_GE(rig.data_faults.injected(), 1U);
+            rig.data_faults.disarm();
+            EXPECT_TRUE(persistent ? failed > 1 : failed <= 1) << failed;
+            for (std::uint64_t i = 0; i < writes; ++i) {
+                EXPECT_TRUE(
+                    test::all_zero(read_all(*volume, i * block_bytes + 4096, block_bytes - 4096)));
+            }
+            made_up_for += persistent || failed != 0 ? 0U : 1U;
+            EXPECT_EQ(*volume->mapped_blocks(), writes - failed);
+            ASSERT_OK(rig->commit());
+            EXPECT_EQ(rig->status()->data_used_blocks, writes - failed);
+            rig.expect_clean();
+        }
+    }
+    EXPECT_GT(made_up_for, 2U);
+}
+
+TEST_F(AllocatedAhead, APolicyHoldsForWhatWasTakenAlongToo) {
+    for (std::uint64_t nth = 1; nth <= 8; ++nth) {
+        pool_rig rig(options(4096));
+        auto volume = rig.make(0, 256 * mib);
+        std::uint64_t calls = 0;
+        std::uint64_t limit = 0;
+        rig.hooked_data.before_zeroes([&] {
+            if (++calls == nth) {
+                limit = *volume->mapped_blocks() + 3;
+                EXPECT_OK(rig->set_space_policies({{device_id(0), {.limit_blocks = limit}}}, true));
+            }
+        });
+        std::uint64_t block = 0;
+        while (block < 200 && write_block(*volume, block)) {
+            ++block;
+        }
+        ASSERT_NE(limit, 0U);
+        EXPECT_EQ(block, limit);
+        ASSERT_OK(rig->set_space_policies({}, true));
+        EXPECT_OK(write_block(*volume, block));
+    }
+}
+
+// A commit or an abort in the middle of it: what was taken along does not come back.
+class RoundThatEnds : public AllocatedAhead {
+protected:
+    RoundThatEnds() : rig_(options(4096)), volume_(rig_.make(0, 256 * mib)) {}
+
+    // Writes 600 blocks; `end_round` comes in between with every third writing of zeros.
+    void write_all(const std::function<void()>& end_round) {
+        std::uint64_t calls = 0;
+        rig_.hooked_data.before_zeroes([&] {
+            if (++calls % 3 == 0) {
+                end_round();
+            }
+        });
+        for (std::uint64_t i = 0; i < 600; ++i) {
+            if (!write_block(*volume_, i)) {
+                ++failed_;
+                ASSERT_OK(rig_->clear_needs_check());
+                volume_.reset();  // its changes were lost
+                volume_ = rig_.open_volume(0, 256 * mib);
+            }
+        }
+        rig_.hooked_data.before_zeroes(nullptr);
+        EXPECT_GT(calls, 9U);
+        ASSERT_OK(rig_->commit());
+        EXPECT_EQ(rig_->status()->data_used_blocks, *volume_->mapped_blocks());
+    }
+
+    pool_rig rig_;
+    std::shared_ptr<volume> volume_;
+    std::uint64_t failed_ = 0;
+};
+
+TEST_F(RoundThatEnds, ByACommitLosesNothing) {
+    write_all([&] { EXPECT_OK(rig_->commit()); });
+    EXPECT_EQ(failed_, 0U);
+    EXPECT_EQ(*volume_->mapped_blocks(), 600U);
+}
+
+TEST_F(RoundThatEnds, ByAnAbortLosesWhatWasNotCommitted) {
+    write_all([&] {
+        rig_.metadata_faults.arm({.kinds = {operation_kind::write}});
+        EXPECT_FALSE(rig_->commit());
+        rig_.metadata_faults.disarm();
+    });
+    EXPECT_GT(failed_, 3U);
 }
 
 // A large write may take what was ready for small ones.
