@@ -1,0 +1,32 @@
+// Many schedules of one thing, and what each showed.
+//
+// UTHIN_SCHEDULE_COUNT: how many. UTHIN_SCHEDULE=NAME:NUMBER: this one alone, with its last steps.
+//
+// Threads   The first one of the program.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace uthin::test {
+
+// What is wrong with a schedule, or nothing; `outcome` and `trace` (when a violation was found) are
+// told.
+struct schedule_report {
+    std::uint64_t window_steps = 0;
+    std::uint64_t trace = 0;
+    std::string violation;
+};
+
+// The same one each time. Horizon 0: without a turn taken.
+using schedule_run = std::function<schedule_report(std::uint64_t number, std::uint64_t horizon)>;
+
+[[nodiscard]] std::uint64_t seed_of_schedule(const std::string& name, std::uint64_t number);
+// How it is repeated.
+[[nodiscard]] std::string name_of_schedule(const std::string& name, std::uint64_t number);
+
+// Runs `times` as many as are asked for; a violation fails the test.
+void explore(const std::string& name, const schedule_run& run, std::uint64_t times = 1);
+
+}  // namespace uthin::test
