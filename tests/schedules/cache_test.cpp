@@ -179,7 +179,7 @@ schedule_report run_schedule(std::uint64_t number, std::uint64_t horizon) {
     if (!violation.empty()) {
         violation = "violation in " + name + ":\n" + violation;
     }
-    return {.window_steps = outcome.window_steps, .trace = outcome.trace, .violation = violation};
+    return {.outcome = outcome, .violation = violation};
 }
 
 TEST(Cache, NeverGivesAMappingThatWasOutOfDateWhenAskedFor) {

@@ -10,7 +10,6 @@
 
 #include <fmt/format.h>
 
-#include "schedules/scheduler.h"
 #include "support/seed.h"
 
 namespace uthin::test {
@@ -31,7 +30,7 @@ std::uint64_t mixed(std::uint64_t a, std::uint64_t b) {
 
 std::uint64_t schedule_count() {
     const char* text = std::getenv("UTHIN_SCHEDULE_COUNT");
-    return text != nullptr ? std::strtoull(text, nullptr, 0) : 200;
+    return text != nullptr ? std::strtoull(text, nullptr, 0) : 1000;
 }
 
 void tell_schedule(int signal_number) {
@@ -50,11 +49,11 @@ std::optional<std::uint64_t> chosen_schedule(const std::string& name, const std:
 }
 
 std::uint64_t horizon_of(const schedule_run& run) {
-    std::uint64_t steps = 0;
+    std::uint64_t chances = 0;
     for (std::uint64_t number = 0; number < measured; ++number) {
-        steps += run(number, 0).window_steps;
+        chances += run(number, 0).outcome.window_chances;
     }
-    return steps / measured * 5 / 4;
+    return chances / measured * 5 / 4;
 }
 
 void tell(const schedule_report& report) {
@@ -94,13 +93,14 @@ void explore(const std::string& name, const schedule_run& run, std::uint64_t tim
     std::uint64_t number = 0;
     for (; number < schedule_count() * times && violations < violations_max; ++number) {
         const schedule_report report = run(number, horizon);
-        traces.insert(report.trace);
-        steps += report.window_steps;
+        traces.insert(report.outcome.trace);
+        steps += report.outcome.window_steps;
         if (!report.violation.empty() && violations++ < told_max) {
             tell(report);
         }
         if (number < repeated) {
-            EXPECT_EQ(run(number, horizon).trace, report.trace) << name_of_schedule(name, number);
+            EXPECT_EQ(run(number, horizon).outcome.trace, report.outcome.trace)
+                << name_of_schedule(name, number);
         }
     }
     std::printf("pair=%s schedules=%llu distinct=%zu violations=%llu steps=%llu\n", name.c_str(),

@@ -9,14 +9,13 @@
 #include <functional>
 #include <string>
 
+#include "schedules/scheduler.h"
+
 namespace uthin::test {
 
-// What is wrong with a schedule, or nothing; `outcome` and `trace` (when a violation was found) are
-// told.
 struct schedule_report {
-    std::uint64_t window_steps = 0;
-    std::uint64_t trace = 0;
-    std::string violation;
+    schedule_outcome outcome;
+    std::string violation;  // what is wrong, or nothing
 };
 
 // The same one each time. Horizon 0: without a turn taken.

@@ -92,7 +92,7 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
                                 name_of_schedule(pair_.name, number), violation, told(plans),
                                 to_string(end));
     }
-    return {.window_steps = outcome.window_steps, .trace = outcome.trace, .violation = violation};
+    return {.outcome = outcome, .violation = violation};
 }
 
 std::string pair_runner::judge(const client_plans& plans, const pool_content& end) {

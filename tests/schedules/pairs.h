@@ -29,6 +29,7 @@ struct client_pair {
     std::vector<error_code> may_fail_with{};
     // Changes may get lost: no serial order is asked for, only what was flushed.
     bool loses_changes = false;
+    std::uint64_t times = 1;  // as many schedules as of the others
 };
 
 [[nodiscard]] const std::vector<client_pair>& client_pairs();
