@@ -215,6 +215,55 @@ TEST(DirectoryCrash, ACloneThatWasCutGrowsWithZerosAfterACut) {
     EXPECT_GT(states, seen);
 }
 
+// ---- the lease of the metadata snapshot
+
+metadata_snapshot_request reservation() {
+    return {.action = metadata_snapshot_action::reserve, .lease_s = 3600, .owner = "reader"};
+}
+
+// Nobody would release it.
+struct lease_states {
+    std::size_t held = 0;
+    std::size_t free = 0;
+    result<std::string> look_at(pool_directory& pool) {
+        const metadata_snapshot_reply now = UTHIN_TRY(pool.metadata_snapshot({}));
+        ++(now.block ? held : free);
+        return now.block && now.owner != "reader" ? "the metadata snapshot has lost its lease" : "";
+    }
+};
+
+TEST(DirectoryCrash, AMetadataSnapshotThatIsMadeHasItsLease) {
+    lease_states seen;
+    cut_everywhere(
+        open_purpose::change, make_large,
+        [](pool_directory& pool) -> result<void> {
+            UTHIN_TRY(pool.metadata_snapshot(reservation()));
+            return {};
+        },
+        [&](pool_directory& pool) { return seen.look_at(pool); }, 12);
+    EXPECT_GT(seen.held, 0U);
+    EXPECT_GT(seen.free, 0U);
+}
+
+TEST(DirectoryCrash, AMetadataSnapshotThatIsReleasedKeepsItsLeaseUntilItIsGone) {
+    lease_states seen;
+    cut_everywhere(
+        open_purpose::change,
+        [](pool_directory& pool) -> result<void> {
+            UTHIN_TRY(make_large(pool));
+            UTHIN_TRY(pool.metadata_snapshot(reservation()));
+            return {};
+        },
+        [](pool_directory& pool) -> result<void> {
+            UTHIN_TRY(pool.metadata_snapshot(
+                {.action = metadata_snapshot_action::release, .owner = "reader"}));
+            return {};
+        },
+        [&](pool_directory& pool) { return seen.look_at(pool); }, 12);
+    EXPECT_GT(seen.held, 0U);
+    EXPECT_GT(seen.free, 0U);
+}
+
 // ---- deletions
 
 // A commit of many blocks is made in steps, and what comes in between sees that the device is gone

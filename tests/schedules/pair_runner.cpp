@@ -6,28 +6,10 @@
 #include "base/thread.h"
 #include "schedules/pairs.h"
 #include "schedules/scheduler.h"
-#include "support/seed.h"
 
 namespace uthin::test {
 
 namespace {
-
-// Schedules without a turn taken, whose length tells where turns can be taken.
-constexpr std::uint64_t measured = 16;
-
-std::uint64_t mixed(std::uint64_t a, std::uint64_t b) {
-    std::uint64_t z = a + 0x9e3779b97f4a7c15ULL * (b + 1);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    return z ^ (z >> 27);
-}
-
-std::uint64_t seed_of(const std::string& name, std::uint64_t number) {
-    std::uint64_t of_pair = seed();
-    for (const char letter : name) {
-        of_pair = mixed(of_pair, static_cast<unsigned char>(letter));
-    }
-    return mixed(of_pair, number);
-}
 
 void run_clients(small_pool& pool, client_plans& plans) {
     scheduler& turns = scheduler::instance();
@@ -68,24 +50,8 @@ std::string told(const client_plans& plans) {
 
 }  // namespace
 
-pair_runner::pair_runner(const client_pair& pair) : pair_(pair), pool_(pair.options) {
-    std::uint64_t steps = 0;
-    for (std::uint64_t number = 0; number < measured; ++number) {
-        steps += run(number, 0).window_steps;
-    }
-    horizon_ = steps / measured * 5 / 4;
-}
-
-std::string pair_runner::name_of(std::uint64_t number) const {
-    return fmt::format("UTHIN_SEED={} UTHIN_SCHEDULE={}:{}", seed(), pair_.name, number);
-}
-
-schedule_report pair_runner::run(std::uint64_t number) {
-    return run(number, horizon_);
-}
-
 schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
-    random_generator random(seed_of(pair_.name, number));
+    random_generator random(seed_of_schedule(pair_.name, number));
     client_plans plans = pair_.plan(random);
     pool_.reset(random.one_in(2));
     pool_content end{};
@@ -103,7 +69,8 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
         violation = pool_.close();
     };
     const schedule_choice choice{.seed = random.next(), .horizon = horizon};
-    const auto outcome = scheduler::instance().run(choice, name_of(number), body);
+    const auto outcome =
+        scheduler::instance().run(choice, name_of_schedule(pair_.name, number), body);
     if (violation.empty()) {
         violation =
             pool_.check(failed || (pair_.loses_changes && !has(plans.first, request_kind::mend)));
@@ -121,10 +88,11 @@ schedule_report pair_runner::run(std::uint64_t number, std::uint64_t horizon) {
         violation = judge(plans, end);
     }
     if (!violation.empty()) {
-        violation = fmt::format("violation in {}: {}\n{}  at the end:\n{}", name_of(number),
-                                violation, told(plans), to_string(end));
+        violation = fmt::format("violation in {}: {}\n{}  at the end:\n{}",
+                                name_of_schedule(pair_.name, number), violation, told(plans),
+                                to_string(end));
     }
-    return {.window_steps = outcome.window_steps, .trace = outcome.trace, .violation = violation};
+    return {.outcome = outcome, .violation = violation};
 }
 
 std::string pair_runner::judge(const client_plans& plans, const pool_content& end) {

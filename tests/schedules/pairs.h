@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "schedules/explore.h"
 #include "schedules/requests.h"
 #include "schedules/small_pool.h"
 
@@ -28,28 +29,18 @@ struct client_pair {
     std::vector<error_code> may_fail_with{};
     // Changes may get lost: no serial order is asked for, only what was flushed.
     bool loses_changes = false;
+    std::uint64_t times = 1;  // as many schedules as of the others
 };
 
 [[nodiscard]] const std::vector<client_pair>& client_pairs();
 
-// What is wrong with a schedule, or nothing; `outcome` and `trace` (when a violation was found) are
-// told.
-struct schedule_report {
-    std::uint64_t window_steps = 0;
-    std::uint64_t trace = 0;
-    std::string violation;
-};
-
 class pair_runner {
 public:
-    explicit pair_runner(const client_pair& pair);
-    // The schedule of this number is the same one each time.
-    [[nodiscard]] schedule_report run(std::uint64_t number);
-    // How it is repeated.
-    [[nodiscard]] std::string name_of(std::uint64_t number) const;
+    explicit pair_runner(const client_pair& pair) : pair_(pair), pool_(pair.options) {}
+    // The schedule of this number is the same one each time. Horizon 0: without a turn taken.
+    [[nodiscard]] schedule_report run(std::uint64_t number, std::uint64_t horizon);
 
 private:
-    [[nodiscard]] schedule_report run(std::uint64_t number, std::uint64_t horizon);
     [[nodiscard]] std::string judge(const client_plans& plans, const pool_content& end);
     [[nodiscard]] std::string judge_outcomes(const client_plans& plans,
                                              const pool_content& end) const;
@@ -58,7 +49,6 @@ private:
 
     const client_pair& pair_;
     small_pool pool_;
-    std::uint64_t horizon_ = 0;
 };
 
 }  // namespace uthin::test

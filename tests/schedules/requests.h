@@ -95,8 +95,9 @@ struct volume_content {
 };
 using pool_content = std::array<volume_content, volumes_max>;
 
-// The two clients' requests have an order, none before one that ended before it began, in which one
-// after the other gives every outcome that was seen, and what is there at the end.
+// The two clients' requests (of writes the part in each block) have an order, none before one that
+// ended before it began, in which one after the other gives every outcome that was seen, and what
+// is there at the end.
 [[nodiscard]] bool has_serial_order(const pool_content& begin, const requests& first,
                                     const requests& second, const pool_content& end);
 

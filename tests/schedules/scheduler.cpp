@@ -21,6 +21,7 @@ constexpr std::chrono::nanoseconds time_max = std::chrono::minutes(10);
 constexpr std::array<std::uint64_t, 3> device_odds{1, 4, 7};
 // One in so many of the turns that are taken goes to a sleeper, before his time.
 constexpr std::uint64_t early_timeouts = 5;
+constexpr std::uint64_t lock_free_chances = 3;
 
 // The handing over of turns takes longer between processors.
 void stay_on_one_processor() {
@@ -58,6 +59,7 @@ schedule_outcome scheduler::run(const schedule_choice& choice, std::string name,
     current_ = 0;
     tasks_[0]->is = condition::ready;
     window_steps_ = 0;
+    window_chances_ = 0;
     trace_ = 0;
     turns_taken_ = 0;
     first_step_ = step_;
@@ -71,15 +73,19 @@ schedule_outcome scheduler::run(const schedule_choice& choice, std::string name,
     }
     active_ = false;
     in_window_ = false;
-    return {.window_steps = window_steps_, .trace = trace_, .turns_taken = turns_taken_};
+    return {.window_steps = window_steps_,
+            .window_chances = window_chances_,
+            .trace = trace_,
+            .turns_taken = turns_taken_};
 }
 
 void scheduler::choose_turns_to_take(const schedule_choice& choice) {
     turns_to_take_.clear();
+    holds_back_ = random_.one_in(2);
     if (choice.horizon == 0) {
         return;
     }
-    const std::uint64_t count = random_.below(turns_taken_max + 1);
+    const std::uint64_t count = 1 + random_.below(turns_taken_max);
     for (std::uint64_t i = 0; i < count; ++i) {
         turns_to_take_.push_back(1 + random_.below(choice.horizon));
     }
@@ -92,9 +98,12 @@ void scheduler::begin_window() {
 
 void scheduler::end_window() {
     in_window_ = false;
+    for (const auto& one : tasks_) {
+        one->held_back = 0;
+    }
 }
 
-void scheduler::note(const char* what) {
+void scheduler::note(const char* what, std::uint64_t chances) {
     ++step_;
     recent_[step_ % recent_.size()] = {step_, current_, what};
     if (step_ - first_step_ > steps_max) {
@@ -102,6 +111,7 @@ void scheduler::note(const char* what) {
     }
     if (in_window_) {
         ++window_steps_;
+        window_chances_ += chances;
         constexpr std::uint64_t fnv_prime = 0x100000001b3ULL;
         trace_ = (trace_ ^ (current_ + 1)) * fnv_prime;
         for (const char* at = what; *at != 0; ++at) {
@@ -138,11 +148,14 @@ void scheduler::give_up(const char* why) const {
 
 // ---- whose turn it is
 
-std::optional<std::uint32_t> scheduler::another_ready() {
+std::optional<std::uint32_t> scheduler::drawn_of(std::uint32_t held_back_min,
+                                                 std::uint32_t held_back_max) {
     std::array<std::uint32_t, 32> ready{};
     std::size_t found = 0;
     for (std::uint32_t i = 0; i < count_; ++i) {
-        if (i != current_ && tasks_[i]->is == condition::ready && found < ready.size()) {
+        const task& one = *tasks_[i];
+        if (i != current_ && one.is == condition::ready && one.held_back >= held_back_min &&
+            one.held_back <= held_back_max && found < ready.size()) {
             ready[found++] = i;
         }
     }
@@ -150,6 +163,20 @@ std::optional<std::uint32_t> scheduler::another_ready() {
         return std::nullopt;
     }
     return ready[random_.below(found)];
+}
+
+std::optional<std::uint32_t> scheduler::any_ready() {
+    return drawn_of(0, UINT32_MAX);
+}
+
+std::optional<std::uint32_t> scheduler::another_ready(std::uint32_t held_back_max) {
+    std::uint32_t least = UINT32_MAX;
+    for (std::uint32_t i = 0; i < count_; ++i) {
+        if (i != current_ && tasks_[i]->is == condition::ready) {
+            least = std::min(least, tasks_[i]->held_back);
+        }
+    }
+    return least <= held_back_max ? drawn_of(least, least) : std::nullopt;
 }
 
 std::optional<std::uint32_t> scheduler::first_to_time_out() const {
@@ -211,24 +238,33 @@ void scheduler::take_turn() {
     if (next) {
         turns_to_take_.pop_back();
         ++turns_taken_;
+        tasks_[current_]->held_back = holds_back_ ? turns_taken_ : 0;
         switch_to(*next);
     }
 }
 
-void scheduler::point(const char* what) {
+void scheduler::point(const char* what, std::uint64_t chances) {
     if (!active_) {
         return;
     }
-    note(what);
-    if (in_window_ && !turns_to_take_.empty() && window_steps_ >= turns_to_take_.back()) {
+    note(what, chances);
+    if (in_window_ && !turns_to_take_.empty() && window_chances_ >= turns_to_take_.back()) {
         take_turn();
+    } else if (const std::uint32_t held_back = tasks_[current_]->held_back; held_back > 0) {
+        if (const auto next = another_ready(held_back - 1)) {
+            switch_to(*next);
+        }
     }
+}
+
+void scheduler::lock_free_point() {
+    point("goes on", lock_free_chances);
 }
 
 void scheduler::wait_for_device(const char* what) {
     if (active_ && in_window_ && random_.below(8) < device_odds_) {
         note(what);
-        if (const auto next = another_ready()) {
+        if (const auto next = another_ready(tasks_[current_]->held_back)) {
             switch_to(*next);
         }
         return;
@@ -239,7 +275,9 @@ void scheduler::wait_for_device(const char* what) {
 void scheduler::yield() {
     if (active_) {
         note("yields");
-        give_turn_away();
+        if (const auto next = any_ready()) {
+            switch_to(*next);
+        }
     }
 }
 
@@ -280,6 +318,7 @@ std::size_t scheduler::start(std::function<void()> body) {
     task& worker = *tasks_[number];
     worker.body = std::move(body);
     worker.is = condition::ready;
+    worker.held_back = 0;
     ++count_;
     point("starts a thread");
     return number;
@@ -458,7 +497,7 @@ void yield() noexcept {
 }
 
 void point() noexcept {
-    turns().point("goes on");
+    turns().lock_free_point();
 }
 
 std::uint32_t number() noexcept {

@@ -3,11 +3,15 @@
 // A schedule is one run of a body with the threads that it starts. In its window - while clients
 // are at work - it may take the turn from a thread that could go on at few places chosen in
 // advance; wherever a thread waits for another one, or for a device, the next one is drawn anyway.
+// In half of the schedules a thread from which the turn was taken is held back: most races need one
+// to stand still while another one gets far.
 //
 // Invariants
 //   SH1  The same choice gives the same schedule, as long as the body depends on nothing else.
 //   SH2  A thread that sleeps with a timeout wakes by it when nobody else can go on, or when a turn
 //        is taken for it; the clock is then what it waited for.
+//   SH3  Who is held back goes on while nobody else can, who was last held back after the others;
+//        and by chance while somebody spins, perhaps waiting for him.
 // Threads   One scheduler for the process. run() is called by its first thread.
 // Failures  All wait for each other, or nothing ends: told with the last steps, and the program
 //           ends with status 3.
@@ -32,13 +36,14 @@ namespace uthin::test {
 
 struct schedule_choice {
     std::uint64_t seed = 0;
-    // Steps of the window among which the turns taken are chosen; 0: none is taken.
+    // Chances of the window among which the turns taken are chosen; 0: none is taken.
     std::uint64_t horizon = 0;
 };
 
 struct schedule_outcome {
     std::uint64_t window_steps = 0;
-    std::uint64_t trace = 0;  // a hash of who did what in which order in the window
+    std::uint64_t window_chances = 0;  // of taking a turn: some steps are worth more than one
+    std::uint64_t trace = 0;           // a hash of who did what in which order in the window
     std::uint32_t turns_taken = 0;
 };
 
@@ -65,7 +70,9 @@ public:
     [[nodiscard]] const std::string& name() const noexcept { return name_; }
 
     // ---- for base/scheduled.h
-    void point(const char* what);
+    void point(const char* what, std::uint64_t chances = 1);
+    // Of code without locks, where more depends on the order.
+    void lock_free_point();
     void yield();
     [[nodiscard]] std::uint32_t current() const noexcept { return current_; }
     std::size_t start(std::function<void()> body);
@@ -87,6 +94,7 @@ private:
         const void* waits_for = nullptr;
         std::optional<std::chrono::nanoseconds> deadline;
         bool timed_out = false;
+        std::uint32_t held_back = 0;  // ascends with each one that is; 0: is not
         std::function<void()> body;
         std::thread thread;
     };
@@ -107,12 +115,17 @@ private:
 
     scheduler();
     void choose_turns_to_take(const schedule_choice& choice);
-    void note(const char* what);
+    void note(const char* what, std::uint64_t chances = 1);
     void serve(task& worker);
     // Of the others; the caller may be unable to go on.
     void give_turn_away();
     void switch_to(std::uint32_t next);
-    [[nodiscard]] std::optional<std::uint32_t> another_ready();
+    // Of those that are held back least, and not more than that.
+    [[nodiscard]] std::optional<std::uint32_t> another_ready(
+        std::uint32_t held_back_max = UINT32_MAX);
+    [[nodiscard]] std::optional<std::uint32_t> any_ready();
+    [[nodiscard]] std::optional<std::uint32_t> drawn_of(std::uint32_t held_back_min,
+                                                        std::uint32_t held_back_max);
     [[nodiscard]] std::optional<std::uint32_t> first_to_time_out() const;
     void time_out(std::uint32_t sleeper);
     void take_turn();
@@ -130,9 +143,11 @@ private:
     std::uint64_t step_ = 0;
     std::uint64_t first_step_ = 0;
     std::uint64_t window_steps_ = 0;
+    std::uint64_t window_chances_ = 0;
     std::uint64_t trace_ = 0;
     std::uint64_t device_odds_ = 0;
-    std::vector<std::uint64_t> turns_to_take_;  // descending steps of the window
+    bool holds_back_ = false;
+    std::vector<std::uint64_t> turns_to_take_;  // descending chances of the window
     std::uint32_t turns_taken_ = 0;
     std::array<step_record, 512> recent_{};
 };

@@ -197,6 +197,39 @@ TEST(MappingRuns, TakeInTheNeighboursThatWereSingle) {
     }
 }
 
+// MC2 for the line of the long run, which others share: it is not filled when it changed after the
+// lookup, although the line of the run did not. (A change of the run itself gets between the two
+// lines only while a fill is under way.)
+TEST(MappingRuns, AWholeRunIsNotStoredWhenItsLongLineChangedSinceTheLookup) {
+    constexpr std::uint64_t run_blocks = 1U << mapping_runs::run_bits;
+    constexpr std::uint64_t lines = 4;  // of runs; one of long runs
+    const auto put = [](mapping_cache& cache, std::uint64_t first, std::uint64_t count) {
+        for (std::uint64_t block = first; block < first + count; ++block) {
+            cache.put(virtual_block(block), at(100 + block));
+        }
+        cache.put(virtual_block(first), at(100 + first));  // the second one began the run
+    };
+    for (const bool changes : {false, true}) {
+        mapping_cache cache(lines * 8);
+        put(cache, 0, run_blocks - 1);
+        const virtual_block last(run_blocks - 1);
+        mapping_cache::miss miss;
+        EXPECT_FALSE(cache.find(last, miss));
+        if (changes) {
+            cache.invalidate(virtual_block(run_blocks));  // of the next line of runs
+        }
+        cache.fill(last, miss, at(100 + last.value()));
+        EXPECT_EQ(cache.find(last, miss), at(100 + last.value()));
+        // Others take its place among the runs, until only the long run can know it.
+        put(cache, lines * run_blocks, run_blocks);
+        for (int i = 0; i < 3; ++i) {
+            put(cache, 2 * lines * run_blocks, run_blocks);
+        }
+        const auto found = cache.find(virtual_block(7), miss);
+        EXPECT_EQ(found, changes ? std::nullopt : std::optional(at(107)));
+    }
+}
+
 // Against a plain map, with all that changes it: what is found is always what is there.
 TEST(MappingRuns, AndSinglesNeverDisagreeWithAPlainMap) {
     for (std::uint64_t round = 0; round < 20; ++round) {
