@@ -128,7 +128,7 @@ result<void> engine::allocate_ahead() {
     }
     const std::uint64_t free = UTHIN_TRY(free_blocks());
     const space_counts metadata = UTHIN_TRY(metadata_->metadata_space());
-    if (free < low_water_blocks_.load() + 16 * ahead_ || metadata.free_blocks < 8 * ahead_) {
+    if (free < low_water_blocks_.load() + 4 * ahead_ || metadata.free_blocks < 4 * ahead_) {
         return {};
     }
     std::size_t count = 0;

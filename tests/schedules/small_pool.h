@@ -20,8 +20,8 @@
 namespace uthin::test {
 
 struct small_pool_options {
-    std::uint64_t pool_blocks = 10;
-    std::uint64_t device_blocks = 12;
+    std::uint64_t pool_blocks = 40;
+    std::uint64_t device_blocks = 42;
 };
 
 class small_pool {
