@@ -82,7 +82,8 @@ result<pool_status> engine::status(bool commit_first) {
     now.metadata_used_blocks = metadata.total_blocks - metadata.free_blocks;
     now.data_total_blocks = data.total_blocks;
     const std::uint64_t allocated = data.total_blocks - data.free_blocks;
-    now.data_used_blocks = allocated - std::min<std::uint64_t>(allocated, ready_.count());
+    now.data_used_blocks =
+        allocated - std::min<std::uint64_t>(allocated, ready_.count() + ready_.lent());
     now.metadata_snap = UTHIN_TRY(metadata_->metadata_snap());
     now.mode = mode();
     now.mode_cause = mode_cause();
@@ -122,7 +123,7 @@ result<std::uint64_t> engine::promised_blocks() {
 
 result<void> engine::set_space_policies(std::map<device_id, space_policy> policies, bool must_fit) {
     const auto replace = [&]() -> result<void> {
-        const bool had_ready = ready_.count() != 0;
+        const bool had_ready = ready_.count() + ready_.lent() != 0;
         UTHIN_TRY(give_ready_back());  // from now on who allocates is asked whether he may
         const std::uint64_t before = UTHIN_TRY(shares_.promised_blocks(*metadata_));
         const space_shares old = shares_;
@@ -132,7 +133,7 @@ result<void> engine::set_space_policies(std::map<device_id, space_policy> polici
             if ((frees_pending_ || had_ready) && may_delete()) {
                 UTHIN_TRY(commit());  // what was freed counts
             }
-            const std::uint64_t free = UTHIN_TRY(free_blocks());
+            const std::uint64_t free = UTHIN_TRY(free_blocks()) + ready_.lent();
             if (after > free) {
                 shares_ = old;
                 return fail(error_code::no_data_space,

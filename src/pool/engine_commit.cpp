@@ -131,6 +131,7 @@ result<void> engine::allocate_ahead() {
     if (free < low_water_blocks_.load() + 4 * ahead_ || metadata.free_blocks < 4 * ahead_) {
         return {};
     }
+    const bool may_be_lent = free >= low_water_blocks_.load() + 16 * ready_blocks::blocks_max;
     std::size_t count = 0;
     while (count < ahead_) {
         const auto found = metadata_->alloc_data_range(ahead_ - count);
@@ -142,7 +143,7 @@ result<void> engine::allocate_ahead() {
         for (data_block block = found->begin; block < found->end; ++block) {
             ++count;
             if (may_use(block)) {
-                ready_.add(block, era_);
+                ready_.add(block, era_, may_be_lent);
             }
         }
     }

@@ -261,7 +261,7 @@ result<void> origin_mover::finish_up(range<virtual_block> rest, const finish_fun
 // A pool that this would fill would stop its other volumes, too.
 result<void> origin_mover::check_space(std::uint64_t blocks) const {
     const space_counts space = UTHIN_TRY(engine_.metadata().data_space());
-    if (space.free_blocks + engine_.ready().count() >= blocks) {
+    if (space.free_blocks + engine_.ready().count() + engine_.ready().lent() >= blocks) {
         return {};
     }
     return fail(error_code::no_data_space,

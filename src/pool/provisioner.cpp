@@ -242,9 +242,11 @@ public:
 private:
     // The next first writes find what they need.
     [[nodiscard]] result<void> care_for_others(bool allowed) {
-        if (!neighbours_.empty() && !(allowed && neighbours_are_zeroed_ &&
-                                      engine_.ready().bring_back(neighbours_, *ready_))) {
+        // Where space is wanted, a commit makes them free for whoever waits.
+        const bool stay = allowed && neighbours_are_zeroed_ && engine_.mode() == pool_mode::write;
+        if (!neighbours_.empty() && !(stay && engine_.ready().bring_back(neighbours_, *ready_))) {
             UTHIN_TRY(engine_.metadata().dec_data_range(neighbours_));
+            engine_.ready().given_back(neighbours_.count());
             for (data_block one = neighbours_.begin; one < neighbours_.end; ++one) {
                 engine_.never_used(one);
             }

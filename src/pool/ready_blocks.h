@@ -47,11 +47,11 @@ public:
         return one;
     }
     // Those that follow `first` here and on the device and are not zeroed: at most `count_max`, and
-    // half of what there is, since others want some, too.
+    // half of what there is, since others want some, too. None unless they may be lent.
     [[nodiscard]] range<data_block> take_neighbours(const taken& first, std::size_t count_max) {
         range<data_block> found{first.block + 1, first.block + 1};
         const lock_guard held(lock_);
-        if (first.round != round_) {
+        if (first.round != round_ || !may_be_lent_) {
             return found;
         }
         for (std::size_t left = std::min(count_max, (end_ - begin_ + 1) / 2); left > 0; --left) {
@@ -63,25 +63,32 @@ public:
             found.end = found.end + 1;
         }
         count_.store(end_ - begin_, std::memory_order_relaxed);
+        lent_.fetch_add(found.count(), std::memory_order_relaxed);
         return found;
     }
     // How many; a hint for who holds no lock.
     [[nodiscard]] std::size_t count() const noexcept {
         return count_.load(std::memory_order_relaxed);
     }
+    // How many neighbours somebody has.
+    [[nodiscard]] std::size_t lent() const noexcept {
+        return lent_.load(std::memory_order_relaxed);
+    }
 
-    // While count() was 0 at the first of them, at most blocks_max.
-    void add(data_block block, std::uint64_t era) {
+    // While count() was 0 at the first of them, at most blocks_max. `may_be_lent`: so much is free
+    // that nobody will want them before they come back.
+    void add(data_block block, std::uint64_t era, bool may_be_lent) {
         const lock_guard held(lock_);
         if (begin_ == end_) {
-            begin_ = 0;
-            end_ = 0;
+            begin_ = blocks_max;  // there is room for those that come back
+            end_ = blocks_max;
         }
+        may_be_lent_ = may_be_lent;
         blocks_.at(end_++) = {block, era, round_, false};
         count_.store(end_ - begin_, std::memory_order_relaxed);
     }
     // Neighbours that were taken with `first` and are zeroed now. False: they do not belong here
-    // any more, or there is no place for them.
+    // any more, or there is no place for them; they are still lent.
     [[nodiscard]] bool bring_back(range<data_block> blocks, const taken& first) {
         const lock_guard held(lock_);
         if (first.round != round_) {
@@ -94,6 +101,7 @@ public:
         if (begin_ < blocks.count()) {
             return false;
         }
+        lent_.fetch_sub(blocks.count(), std::memory_order_relaxed);
         begin_ -= blocks.count();
         for (std::size_t i = 0; i < blocks.count(); ++i) {
             blocks_.at(begin_ + i) = {blocks.begin + i, first.era, round_, true};
@@ -101,6 +109,8 @@ public:
         count_.store(end_ - begin_, std::memory_order_relaxed);
         return true;
     }
+    // So many that were lent belong to the free ones now.
+    void given_back(std::uint64_t count) { lent_.fetch_sub(count, std::memory_order_relaxed); }
     // Whoever comes back from now on does not belong here.
     void end_round() {
         const lock_guard held(lock_);
@@ -112,15 +122,18 @@ public:
         begin_ = 0;
         end_ = 0;
         count_.store(0, std::memory_order_relaxed);
+        lent_.store(0, std::memory_order_relaxed);
     }
 
 private:
     mutex lock_;
-    std::array<taken, blocks_max> blocks_ GUARDED_BY(lock_){};
+    std::array<taken, 2 * blocks_max> blocks_ GUARDED_BY(lock_){};
     std::size_t begin_ GUARDED_BY(lock_) = 0;
     std::size_t end_ GUARDED_BY(lock_) = 0;
     std::uint64_t round_ GUARDED_BY(lock_) = 0;
+    bool may_be_lent_ GUARDED_BY(lock_) = false;
     std::atomic<std::size_t> count_{0};
+    std::atomic<std::size_t> lent_{0};
 };
 
 }  // namespace uthin::pool_engine

@@ -30,7 +30,7 @@ TEST(ReadyBlocks, AreTakenInTheirOrderAndEachOnce) {
     EXPECT_FALSE(ready.take());
     for (std::uint64_t round = 0; round < 3; ++round) {
         for (std::uint64_t i = 0; i < ready_blocks::blocks_max; ++i) {
-            ready.add(data_block(100 * round + i), round);
+            ready.add(data_block(100 * round + i), round, true);
         }
         EXPECT_EQ(ready.count(), ready_blocks::blocks_max);
         for (std::uint64_t i = 0; i < ready_blocks::blocks_max; ++i) {
@@ -41,7 +41,7 @@ TEST(ReadyBlocks, AreTakenInTheirOrderAndEachOnce) {
         }
         EXPECT_FALSE(ready.take());
     }
-    ready.add(data_block(1), 0);
+    ready.add(data_block(1), 0, true);
     ready.clear();
     EXPECT_EQ(ready.count(), 0U);
     EXPECT_FALSE(ready.take());
@@ -50,7 +50,7 @@ TEST(ReadyBlocks, AreTakenInTheirOrderAndEachOnce) {
 // Adds blocks 0 to 63 and takes the first.
 ready_blocks::taken first_of_64(ready_blocks& ready) {
     for (std::uint64_t i = 0; i < ready_blocks::blocks_max; ++i) {
-        ready.add(data_block(i), 1);
+        ready.add(data_block(i), 1, true);
     }
     return *ready.take();
 }
@@ -62,42 +62,56 @@ constexpr range<data_block> blocks(std::uint64_t begin, std::uint64_t end) {
 TEST(ReadyBlocks, NeighboursAreHalfOfWhatThereIsAtMost) {
     ready_blocks ready;
     EXPECT_EQ(ready.take_neighbours(first_of_64(ready), 100), blocks(1, 33));
+    EXPECT_EQ(ready.lent(), 32U);
     EXPECT_EQ(ready.count(), 31U);
     EXPECT_EQ(ready.take_neighbours(*ready.take(), 5), blocks(34, 39));
     const auto other = *ready.take();
     EXPECT_TRUE(ready.take_neighbours(other, 0).empty());
     ready.clear();
-    ready.add(data_block(7), 1);
+    ready.add(data_block(7), 1, true);
     for (std::uint64_t i = 9; i < 30; ++i) {
-        ready.add(data_block(i), 1);
+        ready.add(data_block(i), 1, true);
     }
     EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());  // 8 is not here
     EXPECT_TRUE(ready.take_neighbours(other, 100).empty());          // of another round
     EXPECT_EQ(ready.count(), 21U);
+    ready.clear();
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        ready.add(data_block(i), 1, false);
+    }
+    EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());  // others may want them
+    EXPECT_EQ(ready.lent(), 0U);
 }
 
 TEST(ReadyBlocks, NeighboursComeBackInFrontAndZeroedButInTheirRoundOnly) {
     ready_blocks ready;
     const auto first = first_of_64(ready);
     const auto with = ready.take_neighbours(first, 15);
+    EXPECT_EQ(ready.lent(), 15U);
     ASSERT_TRUE(ready.bring_back(with, first));
     EXPECT_EQ(ready.count(), 63U);
+    EXPECT_EQ(ready.lent(), 0U);
     for (std::uint64_t i = 1; i < 64; ++i) {
         const auto one = *ready.take();
         EXPECT_EQ(one.block, data_block(i));
         EXPECT_EQ(one.zeroed, i < 16);
         EXPECT_EQ(one.era, 1U);
     }
-    EXPECT_TRUE(ready.bring_back(with, first));  // to nobody
-    EXPECT_EQ(ready.count(), 15U);
-    // What is zeroed is nobody's neighbour.
-    EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());
-    EXPECT_FALSE(ready.bring_back(blocks(100, 164), first));  // no place
-    EXPECT_EQ(ready.count(), 14U);
+    // Although others were added meanwhile.
+    const auto again = first_of_64(ready);
+    const auto with_again = ready.take_neighbours(again, 15);
+    ASSERT_EQ(with_again, blocks(1, 16));
+    while (ready.take()) {
+    }
+    ASSERT_EQ(first_of_64(ready).block, data_block(0));
+    EXPECT_TRUE(ready.bring_back(with_again, again));
+    EXPECT_EQ(ready.count(), 78U);
+    EXPECT_TRUE(ready.take_neighbours(*ready.take(), 100).empty());  // they are zeroed
+    EXPECT_FALSE(ready.bring_back(blocks(100, 200), again));         // no place
     ready.end_round();
-    EXPECT_FALSE(ready.bring_back(with, first));
+    EXPECT_FALSE(ready.bring_back(with_again, again));
     ready.clear();
-    EXPECT_FALSE(ready.bring_back(with, first));
+    EXPECT_FALSE(ready.bring_back(with_again, again));
     EXPECT_EQ(ready.count(), 0U);
 }
 
