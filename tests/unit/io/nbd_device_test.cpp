@@ -2,6 +2,7 @@
 // makes of it. That a good server is a good device, tests/contract asks.
 #include "io/nbd_device.h"
 
+#include <dlfcn.h>
 #include <endian.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,14 +11,32 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "base/mutex.h"
 #include "support/matchers.h"
 #include "support/temporary_directory.h"
+
+namespace {
+
+std::atomic<const char*> library_instead{nullptr};
+
+}  // namespace
+
+// Stands before the C library's, as the system calls in file_device_test.cpp.
+extern "C" void* dlopen(const char* path, int flags) {
+    static const auto real = reinterpret_cast<decltype(&dlopen)>(::dlsym(RTLD_NEXT, "dlopen"));
+    const char* const instead = library_instead;
+    const bool is_nbd = path != nullptr && std::string_view(path) == "libnbd.so.0";
+    return real(is_nbd && instead != nullptr ? instead : path, flags);
+}
 
 namespace uthin::test {
 namespace {
@@ -422,6 +441,23 @@ TEST(NbdDevice, WithoutTrimAndZeroesItSaysSoOrWrites) {
     EXPECT_EQ(found[511], std::byte{0});
     EXPECT_EQ(found[512], std::byte{0xEE});
     ASSERT_OK(device->write_zeroes(0, 0));
+}
+
+// In processes of their own: it is loaded once.
+TEST(NbdLibrary, OneThatIsMissingOrTooOldIsSaid) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    const auto opening_with = [](const char* library) {
+        library_instead = library;
+        const auto opened = io::nbd_device::open("nbd://localhost", {});
+        if (!opened && opened.error().code() == error_code::unsupported) {
+            std::fprintf(stderr, "%s\n", opened.error().message().c_str());
+        }
+        std::exit(0);
+    };
+    EXPECT_EXIT(opening_with("/nowhere/libnbd.so"), testing::ExitedWithCode(0),
+                "install the package libnbd0");
+    EXPECT_EXIT(opening_with("libc.so.6"), testing::ExitedWithCode(0),
+                "libnbd is too old: it has no nbd_aio_command_completed");
 }
 
 TEST(NbdDevice, ZerosThatCannotBeWrittenAreAFailure) {
