@@ -70,6 +70,8 @@ public:
                 std::make_unique<io::memory_device>(2 * block, "origin"));
         };
         options.pool.commit_interval = std::chrono::hours(1);
+        // Next to nothing, so that the metadata is read again and again.
+        options.pool.metadata_cache_bytes = 2 * metadata_block_size_bytes;
         pool = UTHIN_TRY(pool_directory::assemble(std::move(parts), options, time));
         return {};
     }
