@@ -411,7 +411,7 @@ TEST_P(CatalogueFault, EveryCallHappensOrSaysThatItFailed) {
             ASSERT_FALSE(HasFailure());
         }
     }
-    std::printf("%llu cases\n", static_cast<unsigned long long>(cases));
+    std::printf("catalogue faults: runs=%llu\n", static_cast<unsigned long long>(cases));
 }
 
 TEST_P(CatalogueFault, OpeningChangesNothingAndSaysWhyItFailed) {

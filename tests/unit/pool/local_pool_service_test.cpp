@@ -347,6 +347,113 @@ TEST_F(LocalPoolService, WhoLooksOnlyChangesNothing) {
     EXPECT_THAT(names(), ElementsAre("a"));
 }
 
+TEST_F(LocalPoolService, SettingsAreReadOrRefused) {
+    ASSERT_OK(service_->set({{"discard-rate", "1M"}}));
+    EXPECT_EQ(service_->status()->discard_rate_bytes_per_s, 1U << 20);
+    EXPECT_EQ(service_->set({{"discard-rate", "off"}})->discard_rate_bytes_per_s, 0U);
+    EXPECT_EQ(service_->set({{"discard", "no-passdown"}})->discard, "no-passdown");
+    expect_refused(service_->trim(), error_code::unsupported, path_, "discard=passdown");
+    for (const auto& [key, value] : {std::pair{"discard-rate", "fast"},
+                                     {"no-space", "never"},
+                                     {"no-space-timeout", "31536001"},
+                                     {"discard", "maybe"},
+                                     {"read-only", "yes"},
+                                     {"overcommit", "5"}}) {
+        const auto refused = service_->set({{key, value}});
+        ASSERT_THAT(refused, HasCode(error_code::invalid_argument)) << key;
+        EXPECT_THAT(refused.error().message(), HasSubstr(value));
+    }
+    ASSERT_OK(service_->set({{"discard", "ignore"}})) << "takes effect at the next opening";
+    EXPECT_EQ(service_->status()->discard, "no-passdown");
+    open();
+    EXPECT_EQ(service_->status()->discard, "ignore");
+}
+
+TEST_F(LocalPoolService, AFileGrowsAndAnotherDeviceHasToBeGrownFirst) {
+    const std::string fresh = directory_.path() / "other";
+    ASSERT_OK(pool_directory::create(
+        {.directory = fresh, .data_size_bytes = 64 * block, .metadata_size_bytes = 1U << 20},
+        time_));
+    pool_file file = load_pool_file(fresh).value();
+    file.data = "memory:4M";
+    ASSERT_OK(store_pool_file(fresh, file));
+    ASSERT_OK_AND_ASSIGN(auto pool, pool_directory::open(fresh, {}, time_));
+    expect_refused(pool->grow({.data_size_bytes = 65 * block}), error_code::out_of_range,
+                   "memory:4M", "grow the device first");
+    ASSERT_OK(pool->grow({.data_size_bytes = 64 * block}));
+    EXPECT_OK(pool->close());
+}
+
+TEST_F(LocalPoolService, AResizeToTheSameSizeIsNone) {
+    ASSERT_OK(create("a"));
+    const std::uint64_t before = service_->status()->transaction_id;
+    EXPECT_EQ(service_->resize_volume("a", 4 * block)->size_bytes, 4 * block);
+    EXPECT_EQ(service_->label_volume({.name = "a"})->labels.size(), 0U);
+    EXPECT_EQ(service_->status()->transaction_id, before);
+    // One that is open grows at once.
+    ASSERT_OK_AND_ASSIGN(const auto data, service_->open_data("a", true));
+    ASSERT_OK(service_->resize_volume("a", 6 * block));
+    EXPECT_EQ(data->size_bytes(), 6 * block);
+}
+
+TEST_F(LocalPoolService, APoolThatNeedsACheckSaysSoToWhoWantsToChangeIt) {
+    ASSERT_OK(create("a"));
+    ASSERT_OK(
+        pool_->engine().with_metadata([](metadata& stored) { return stored.set_needs_check(); }));
+    open();
+    for (const auto& refused : {create("b"), service_->rename_volume("a", "b"),
+                                service_->resize_volume("a", 8 * block)}) {
+        expect_refused(refused, error_code::read_only, path_, "uthin pool check --repair");
+    }
+    EXPECT_THAT(service_->delete_volume({.name = "a"}), HasCode(error_code::read_only));
+    EXPECT_THAT(service_->open_data("a", false), HasCode(error_code::read_only));
+    EXPECT_THAT(service_->message("delete 0"), HasCode(error_code::unsupported));
+    EXPECT_TRUE(service_->check({.repair = true})->repaired);
+    EXPECT_OK(create("b"));
+}
+
+TEST_F(LocalPoolService, ALeaseHasAnEndAndAnOwner) {
+    const auto reserve = [&](std::optional<std::uint64_t> lease_s, std::string owner,
+                             metadata_snapshot_action action) {
+        return service_->metadata_snapshot(
+            {.action = action, .lease_s = lease_s, .owner = std::move(owner)});
+    };
+    constexpr auto take = metadata_snapshot_action::reserve;
+    constexpr auto renew = metadata_snapshot_action::renew;
+    for (const auto lease_s : {std::optional<std::uint64_t>(), {0}, {31536001}}) {
+        expect_refused(reserve(lease_s, "me", take), error_code::invalid_argument, path_,
+                       "from a second to a year");
+    }
+    for (const std::string& owner :
+         {std::string(), std::string(256, 'x'), std::string("\xff"), std::string("a\nb")}) {
+        expect_refused(reserve(60, owner, take), error_code::invalid_argument, path_,
+                       "an owner of 1 to 255 printable bytes");
+    }
+    expect_refused(reserve(60, "me", renew), error_code::invalid_argument, path_,
+                   "no metadata snapshot is held");
+    ASSERT_OK(reserve(std::nullopt, "", take));
+    expect_refused(reserve(60, "me", renew), error_code::busy, path_, "held without a lease");
+    expect_refused(reserve(60, "me", take), error_code::busy, path_, "is held already;");
+    ASSERT_OK(service_->metadata_snapshot({.action = metadata_snapshot_action::release}));
+    ASSERT_OK(reserve(60, "me", take));
+    expect_refused(reserve(60, "you", renew), error_code::busy, path_, "held by me");
+    expect_refused(reserve(60, "you", take), error_code::busy, path_, "is held already by me");
+    EXPECT_EQ(reserve(90, "me", renew)->expires_unix_seconds, time_.unix_seconds() + 90);
+    // Gone behind the back of its lease.
+    ASSERT_OK(pool_->engine().release_metadata_snap());
+    time_.advance(std::chrono::seconds(100));
+    EXPECT_OK(create("a"));
+    EXPECT_EQ(reserve(60, "you", take)->owner, "you");
+}
+
+TEST_F(LocalPoolService, AServerOfAPoolThatIsOnlyLookedAtDeletesNothing) {
+    ASSERT_OK(create("a"));
+    open(open_purpose::inspect);
+    ASSERT_OK(pool_->start());
+    EXPECT_THAT(names(), ElementsAre("a"));
+    EXPECT_TRUE(service_->status()->served);
+}
+
 // ---- messages
 
 TEST_F(LocalPoolService, MessagesKeepTheCatalogueInStep) {
