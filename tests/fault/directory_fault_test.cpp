@@ -181,6 +181,8 @@ struct call {
     bool changes = true;
     bool closes = false;
     const char* in_parts = "";  // the volume whose content changes bit by bit
+    // In a pool that has failed, too: without the metadata, or at the next opening.
+    bool goes_on = false;
 };
 
 template <class T>
@@ -253,9 +255,11 @@ void add_transfers(std::vector<call>& all) {
                        return done(in.pool->begin_transfer(
                            {.name = "sent", .base = "a", .size_bytes = 2 * block}));
                    }});
-    all.push_back({"note", [](world& in) -> result<void> {
+    all.push_back({"note",
+                   [](world& in) -> result<void> {
                        return in.pool->note_transfer(UTHIN_TRY(transfer_id(in)), {{"n", "2"}});
-                   }});
+                   },
+                   true, true, false, "", true});
     all.push_back({"publish a transfer", [](world& in) -> result<void> {
                        publish_request request;
                        request.name = "published";
@@ -274,10 +278,12 @@ void add_transfers(std::vector<call>& all) {
     all.push_back({"drop a transfer", [](world& in) -> result<void> {
                        return in.pool->drop_transfer(UTHIN_TRY(transfer_id(in)));
                    }});
-    all.push_back({"drop what is over", [](world& in) {
+    all.push_back({"drop what is over",
+                   [](world& in) {
                        in.time.advance(std::chrono::hours(48));
                        return in.pool->drop_expired();
-                   }});
+                   },
+                   true, true, false, "", true});
     all.push_back({"fill a hidden volume and publish it", [](world& in) -> result<void> {
                        hidden_volume hidden = UTHIN_TRY(in.pool->make_hidden("a", 3 * block));
                        const std::vector<std::byte> bytes(block, std::byte{0x77});
@@ -607,6 +613,38 @@ TEST_F(DirectoryFault, EveryCallHappensOrSaysThatItFailed) {
     std::printf("DirectoryFault: runs=%llu failed_calls=%llu\n",
                 static_cast<unsigned long long>(runs),
                 static_cast<unsigned long long>(failed_calls_));
+}
+
+// The metadata is dead: a pool that cannot even go back to its last commit takes no call but close,
+// and loses nothing.
+TEST_F(DirectoryFault, AFailedPoolRefusesWhatItCannotDo) {
+    const std::string before = text_after(nullptr, true, {});
+    std::uint64_t refused = 0;
+    for (const call& of : all_calls()) {
+        SCOPED_TRACE(of.name);
+        begin_anew();
+        world in(base_, directory_.path());
+        ASSERT_THAT(in.open(), IsOk());
+        in.metadata_faults.arm({.nth = 1, .persistent = true});
+        EXPECT_FALSE(in.pool->message("create_thin 70"));
+        ASSERT_EQ(in.pool->engine().mode(), pool_mode::fail);
+        in.heal();
+        const auto outcome = of.act(in);
+        if (!outcome) {
+            ++refused;
+            EXPECT_THAT(outcome.error().code(),
+                        testing::AnyOf(error_code::failed, error_code::unsupported));
+            EXPECT_THAT(outcome.error().message(), testing::Not(testing::IsEmpty()));
+        } else {
+            EXPECT_FALSE(of.changes && of.whole && !of.goes_on);
+        }
+        EXPECT_EQ(in.pool->report()->mode, "fail");
+        if (!of.goes_on) {
+            EXPECT_EQ(text_anew(in, true, {}), before);
+        }
+        ASSERT_FALSE(HasFailure());
+    }
+    EXPECT_GT(refused, 30U);
 }
 
 // What a change that was cut off has left, and an opening that is cut off itself.
