@@ -89,19 +89,23 @@ result<std::string> read_file(const std::string& path, std::uint64_t bytes_max) 
 
 result<void> replace_file(const std::string& path, std::string_view content) {
     const std::string fresh = path + ".new";
-    {
-        const owned_descriptor file(
-            ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-        if (!file.valid()) {
-            return failed(fresh, "cannot create");
-        }
-        UTHIN_TRY(write_all(file.get(), content, fresh));
-        // ORDER: DF1. The content is durable before the name leads to it.
-        if (::fsync(file.get()) != 0) {
-            return failed(fresh, "cannot flush");
-        }
+    const owned_descriptor file(
+        ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!file.valid()) {
+        return failed(fresh, "cannot create");
     }
-    return rename_file(fresh, path);
+    result<void> done = write_all(file.get(), content, fresh);
+    // ORDER: DF1. The content is durable before the name leads to it.
+    if (done && ::fsync(file.get()) != 0) {
+        done = failed(fresh, "cannot flush");
+    }
+    if (done) {
+        done = rename_file(fresh, path);
+    }
+    if (!done) {
+        ::unlink(fresh.c_str());
+    }
+    return done;
 }
 
 result<void> rename_file(const std::string& from, const std::string& to) {

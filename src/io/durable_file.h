@@ -7,8 +7,8 @@
 //
 // Threads   Any.
 //
-// Failures  not_found, already_exists, not_permitted, read_only, no_data_space, io_error; each
-//           names the path. invalid_argument: larger than the limit.
+// Failures  Those of system_error.h; each names the path, and leaves no file of its own behind.
+//           invalid_argument: larger than the limit.
 #pragma once
 
 #include <cstdint>

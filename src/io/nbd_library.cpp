@@ -6,6 +6,15 @@
 namespace uthin::io {
 namespace {
 
+// Notes the first that is missing.
+void* find(void* loaded, const char* name, const char*& missing) {
+    void* const found = ::dlsym(loaded, name);
+    if (found == nullptr && missing == nullptr) {
+        missing = name;
+    }
+    return found;
+}
+
 result<nbd_library> load() {
     void* const loaded = ::dlopen("libnbd.so.0", RTLD_NOW | RTLD_LOCAL);
     if (loaded == nullptr) {
@@ -13,13 +22,15 @@ result<nbd_library> load() {
                     fmt::format("NBD needs libnbd; install the package libnbd0 ({})", ::dlerror()));
     }
     nbd_library library;
-#define UTHIN_NBD_FIND(name)                                                                \
-    library.name = reinterpret_cast<decltype(library.name)>(::dlsym(loaded, "nbd_" #name)); \
-    if (library.name == nullptr) {                                                          \
-        return fail(error_code::unsupported, "libnbd is too old: it has no nbd_" #name);    \
-    }
+    const char* missing = nullptr;
+#define UTHIN_NBD_FIND(name) \
+    library.name = reinterpret_cast<decltype(library.name)>(find(loaded, "nbd_" #name, missing));
     UTHIN_NBD_FUNCTIONS(UTHIN_NBD_FIND)
 #undef UTHIN_NBD_FIND
+    if (missing != nullptr) {
+        return fail(error_code::unsupported,
+                    fmt::format("libnbd is too old: it has no {}", missing));
+    }
     return library;
 }
 

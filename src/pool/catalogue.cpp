@@ -37,6 +37,13 @@ std::unexpected<error> damaged(const std::string& path, std::string_view what) {
                             printable(path), what));
 }
 
+std::unexpected<error> failed_before(const std::string& path) {
+    return fail(error_code::io_error,
+                fmt::format("{}: an earlier change of the catalogue failed; close the pool and "
+                            "open it again",
+                            printable(path)));
+}
+
 }  // namespace
 
 struct catalogue::impl {
@@ -48,6 +55,7 @@ struct catalogue::impl {
 
     bool has_limits GUARDED_BY(lock) = false;
     bool made_limits GUARDED_BY(lock) = false;  // by the open transaction
+    bool limits_open GUARDED_BY(lock) = false;  // whether they were made, only the file knows
     std::array<sqlite_statement, limits_sql_of.size()> limits_statements GUARDED_BY(lock);
 
     sqlite_statement& at(limits_query which) REQUIRES(lock) {
@@ -66,6 +74,7 @@ struct catalogue::impl {
     result<void> configure() REQUIRES(lock);
     result<void> prepare() REQUIRES(lock);
     result<void> prepare_limits() REQUIRES(lock);
+    result<void> find_limits() REQUIRES(lock);
     result<void> write_schema(std::string_view pool_uuid) REQUIRES(lock);
     result<void> check_file(std::string_view pool_uuid) REQUIRES(lock);
 
@@ -91,15 +100,15 @@ struct catalogue::impl {
     // Runs `body` as one transaction.
     template <class Body>
     result<void> change(Body body) REQUIRES(lock);
+    // What `body` reads; not while a change that failed is not undone: half of it would be shown.
+    template <class Body>
+    auto reading(Body body) -> decltype(body()) REQUIRES(lock);
 };
 
 template <class Body>
 result<void> catalogue::impl::change(Body body) {
-    if (failed) {
-        return fail(error_code::io_error,
-                    fmt::format("{}: an earlier change of the catalogue failed; close the pool and "
-                                "open it again",
-                                printable(path)));
+    if (failed || database.in_transaction()) {
+        return failed_before(path);
     }
     auto begun = sqlite_transaction::begin(database);
     if (!begun) {
@@ -117,10 +126,26 @@ result<void> catalogue::impl::change(Body body) {
     }
     done = begun->commit();
     if (!done) {
+        limits_open = made_limits;
         failed = true;
         return wrapped(std::move(done).error());
     }
     return {};
+}
+
+template <class Body>
+auto catalogue::impl::reading(Body body) -> decltype(body()) {
+    if (database.in_transaction()) {
+        return failed_before(path);
+    }
+    if (auto known = limits_open ? find_limits() : result<void>(); !known) {
+        return wrapped(std::move(known).error());
+    }
+    auto found = body();
+    if (!found) {
+        return wrapped(std::move(found).error());
+    }
+    return found;
 }
 
 result<void> catalogue::impl::configure() {
@@ -154,14 +179,24 @@ result<void> catalogue::impl::prepare_limits() {
     return {};
 }
 
+// After a commit that failed, which may have happened all the same.
+result<void> catalogue::impl::find_limits() {
+    const auto version = UTHIN_TRY(database.query_text("PRAGMA user_version"));
+    has_limits = version == std::to_string(schema_version_limits);
+    if (has_limits) {
+        UTHIN_TRY(prepare_limits());
+    }
+    limits_open = false;
+    return {};
+}
+
 result<void> catalogue::impl::write_schema(std::string_view pool_uuid) {
     auto transaction = UTHIN_TRY(sqlite_transaction::begin(database));
     const auto found = UTHIN_TRY(database.query_text("SELECT count(*) FROM sqlite_schema"));
     const auto version = UTHIN_TRY(database.query_text("PRAGMA user_version"));
     if (found != "0" || version != "0") {
-        return fail(
-            error_code::already_exists,
-            fmt::format("{}: exists already; remove it or use another directory", printable(path)));
+        return fail(error_code::already_exists,
+                    "exists already; remove it or use another directory");
     }
     UTHIN_TRY(database.execute(catalogue_schema));
     UTHIN_TRY(database.execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {};",
@@ -500,11 +535,12 @@ result<std::unique_ptr<catalogue>> catalogue::create(const std::string& path,
     auto state = std::make_unique<impl>();
     const lock_guard held(state->lock);
     state->path = path;
+    const std::string shown = printable(path);
     state->database = UTHIN_TRY_CTX(
-        sqlite_database::open(path, {.create = true, .vfs_name = options.vfs_name}), path);
-    UTHIN_TRY_CTX(state->configure(), path);
-    UTHIN_TRY(state->write_schema(pool_uuid));
-    UTHIN_TRY_CTX(state->prepare(), path);
+        sqlite_database::open(path, {.create = true, .vfs_name = options.vfs_name}), shown);
+    UTHIN_TRY_CTX(state->configure(), shown);
+    UTHIN_TRY_CTX(state->write_schema(pool_uuid), shown);
+    UTHIN_TRY_CTX(state->prepare(), shown);
     return std::unique_ptr<catalogue>(new catalogue(std::move(state)));
 }
 
@@ -545,15 +581,12 @@ result<std::unique_ptr<catalogue>> catalogue::open(const std::string& path,
 
 result<catalogue::contents> catalogue::read_all() {
     const lock_guard held(impl_->lock);
-    auto volumes = impl_->read_volumes();
-    if (!volumes) {
-        return impl_->wrapped(std::move(volumes).error());
-    }
-    auto intents = impl_->read_intents();
-    if (!intents) {
-        return impl_->wrapped(std::move(intents).error());
-    }
-    return contents{std::move(*volumes), std::move(*intents)};
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS -> result<contents> {
+        contents found;
+        found.volumes = UTHIN_TRY(impl_->read_volumes());
+        found.intents = UTHIN_TRY(impl_->read_intents());
+        return found;
+    });
 }
 
 result<std::vector<volume_record>> catalogue::volumes() {
@@ -562,29 +595,21 @@ result<std::vector<volume_record>> catalogue::volumes() {
 
 result<std::vector<volume_record>> catalogue::limited_volumes() {
     const lock_guard held(impl_->lock);
-    auto volumes = impl_->read_limited();
-    if (!volumes) {
-        return impl_->wrapped(std::move(volumes).error());
-    }
-    return volumes;
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS { return impl_->read_limited(); });
 }
 
 result<std::optional<volume_record>> catalogue::find_name(std::string_view name) {
     const lock_guard held(impl_->lock);
-    auto found = impl_->find(impl_->at(query::volume_by_name).bind(1, name));
-    if (!found) {
-        return impl_->wrapped(std::move(found).error());
-    }
-    return found;
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS {
+        return impl_->find(impl_->at(query::volume_by_name).bind(1, name));
+    });
 }
 
 result<std::optional<volume_record>> catalogue::find_device(device_id id) {
     const lock_guard held(impl_->lock);
-    auto found = impl_->find(impl_->at(query::volume_by_device).bind(1, id.value()));
-    if (!found) {
-        return impl_->wrapped(std::move(found).error());
-    }
-    return found;
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS {
+        return impl_->find(impl_->at(query::volume_by_device).bind(1, id.value()));
+    });
 }
 
 result<std::vector<intent>> catalogue::intents() {
@@ -593,11 +618,9 @@ result<std::vector<intent>> catalogue::intents() {
 
 result<std::optional<volume_record>> catalogue::find_uuid(std::string_view uuid) {
     const lock_guard held(impl_->lock);
-    auto found = impl_->find(impl_->at(query::volume_by_uuid).bind(1, uuid));
-    if (!found) {
-        return impl_->wrapped(std::move(found).error());
-    }
-    return found;
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS {
+        return impl_->find(impl_->at(query::volume_by_uuid).bind(1, uuid));
+    });
 }
 
 result<void> catalogue::begin(std::span<intent> intents, std::span<const std::string> stale_uuids) {
@@ -731,23 +754,22 @@ result<void> catalogue::set_limits(std::string_view uuid, std::uint64_t reserved
 
 // "SECONDS OWNER".
 result<std::optional<metadata_snapshot_lease>> catalogue::lease() {
+    using found_lease = result<std::optional<metadata_snapshot_lease>>;
     const lock_guard held(impl_->lock);
-    sqlite_statement& row = impl_->at(query::pool_value).bind(1, lease_key);
-    auto found = row.step();
-    if (!found) {
-        return impl_->wrapped(std::move(found).error());
-    }
-    if (!*found) {
-        return std::nullopt;
-    }
-    const std::string text = row.text(0);
-    row.reset();
-    const std::size_t space = text.find(' ');
-    const auto seconds = parse_decimal(text.substr(0, space));
-    if (space == std::string::npos || !seconds || *seconds > INT64_MAX) {
-        return damaged(impl_->path, "a lease that makes no sense");
-    }
-    return metadata_snapshot_lease{text.substr(space + 1), static_cast<std::int64_t>(*seconds)};
+    return impl_->reading([&]() NO_THREAD_SAFETY_ANALYSIS -> found_lease {
+        sqlite_statement& row = impl_->at(query::pool_value).bind(1, lease_key);
+        if (!UTHIN_TRY(row.step())) {
+            return std::nullopt;
+        }
+        const std::string text = row.text(0);
+        row.reset();
+        const std::size_t space = text.find(' ');
+        const auto seconds = parse_decimal(text.substr(0, space));
+        if (space == std::string::npos || !seconds || *seconds > INT64_MAX) {
+            return fail(error_code::corrupt, "a lease that makes no sense");
+        }
+        return metadata_snapshot_lease{text.substr(space + 1), static_cast<std::int64_t>(*seconds)};
+    });
 }
 
 result<void> catalogue::set_lease(const std::optional<metadata_snapshot_lease>& lease) {

@@ -20,7 +20,6 @@ enum class query : std::size_t {
     insert_intent,
     delete_volume,
     delete_labels,
-    delete_identity,
     delete_intent,
     publish_volume,
     roll_back_volume,
@@ -63,8 +62,6 @@ inline constexpr auto sql_of = std::to_array<const char*>({
     "creation_time, creation_transaction_id) VALUES (?,?,?,?,?,?,?,?)",
     "DELETE FROM volumes WHERE uuid = ?",
     "DELETE FROM labels WHERE uuid = ?",
-    "DELETE FROM volumes WHERE device_id = ? AND creation_time = ? AND "
-    "creation_transaction_id = ?",
     "DELETE FROM intents WHERE number = ?",
     "UPDATE volumes SET pending = 0 WHERE uuid = ?",
     "UPDATE volumes SET size_bytes = ?, external_origin = ? WHERE uuid = ?",

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "base/random.h"
@@ -32,7 +34,7 @@ std::uint64_t default_metadata_bytes(std::uint64_t data_blocks) {
                       metadata_blocks_max * metadata_block_size_bytes);
 }
 
-// Files made so far, to be removed again unless the whole succeeds.
+// Files made so far, and the directory, to be removed again unless the whole succeeds.
 class made_files {
 public:
     made_files() = default;
@@ -41,10 +43,21 @@ public:
     ~made_files() {
         for (auto path = paths_.rbegin(); path != paths_.rend(); ++path) {
             // The caller reports what went wrong first.
-            (void)io::remove_file(*path);
+            std::error_code ignored;
+            std::filesystem::remove(*path, ignored);
         }
     }
     void add(std::string path) { paths_.push_back(std::move(path)); }
+    [[nodiscard]] result<void> add_directory(const std::string& path) {
+        if (UTHIN_TRY(io::make_directory(path))) {
+            add(path);
+        }
+        return {};
+    }
+    void add_catalogue(const std::string& path) {
+        add(path);
+        add(path + "-journal");
+    }
     void keep() { paths_.clear(); }
 
 private:
@@ -193,8 +206,8 @@ result<void> pool_directory::create(const create_pool_request& request, clock& t
     for (const std::string_view file : {"pool.json", "catalog.db"}) {
         UTHIN_TRY(refuse_existing(directory, file));
     }
-    UTHIN_TRY(io::make_directory(directory));
     made_files made;
+    UTHIN_TRY(made.add_directory(directory));
     pool_devices devices;
     devices.metadata = UTHIN_TRY(
         make_or_open(directory, "metadata", request.metadata_url, layout.metadata_bytes, made));
@@ -228,7 +241,7 @@ result<void> pool_directory::create(const create_pool_request& request, clock& t
         file.low_water_blocks = UTHIN_TRY(parse_low_water(request.low_water, data_blocks));
     }
     const std::string names = directory + "/catalog.db";
-    made.add(names);
+    made.add_catalogue(names);
     UTHIN_TRY(catalogue::create(names, file.uuid,
                                 {.read_only = false, .vfs_name = request.catalogue_vfs}));
     // ORDER: without pool.json there is no pool; it comes last, when all else is durable.
@@ -280,13 +293,13 @@ result<void> pool_directory::adopt(const adopt_pool_request& request, clock& tim
         pool::open(std::move(devices.metadata), std::move(devices.data), options, time),
         printable(directory));
 
-    UTHIN_TRY(io::make_directory(directory));
+    made_files made;
+    UTHIN_TRY(made.add_directory(directory));
     const std::string names = directory + "/catalog.db";
     if (request.rebuild_catalogue) {
         UTHIN_TRY(set_aside(names));
     }
-    made_files made;
-    made.add(names);
+    made.add_catalogue(names);
     UTHIN_TRY(catalogue::create(names, file.uuid,
                                 {.read_only = false, .vfs_name = request.catalogue_vfs}));
     UTHIN_TRY(store_pool_file(directory, file));

@@ -131,12 +131,10 @@ result<void> pool_directory::make_devices(std::span<intent> intents,
     for (const intent& what : intents) {
         outcomes.push_back({what, made.has_value()});
     }
-    const result<void> resolved = names_->resolve(outcomes);
-    if (!resolved) {
-        // The change is durable all the same: intent and metadata tell.
-        log(log_level::warning, "directory", resolved.error().to_string());
-    }
-    return made;
+    // Durable as it may be, the change is not over: what proves that it happened, a rollback's old
+    // root among it, has to stay for the next opening.
+    result<void> resolved = names_->resolve(outcomes);
+    return made ? std::move(resolved) : made;
 }
 
 result<volume_info> pool_directory::create_volume(const create_volume_request& request) {

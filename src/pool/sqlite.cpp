@@ -167,6 +167,10 @@ std::int64_t sqlite_database::changed_rows() const {
     return sqlite3_changes64(database_.get());
 }
 
+bool sqlite_database::in_transaction() const {
+    return sqlite3_get_autocommit(database_.get()) == 0;
+}
+
 result<sqlite_transaction> sqlite_transaction::begin(sqlite_database& database) {
     UTHIN_TRY(database.execute("BEGIN IMMEDIATE"));
     return sqlite_transaction(database);
@@ -174,7 +178,7 @@ result<sqlite_transaction> sqlite_transaction::begin(sqlite_database& database) 
 
 sqlite_transaction::~sqlite_transaction() {
     if (database_ != nullptr) {
-        // A failure means that SQLite has rolled back by itself.
+        // A failure means that SQLite has rolled back by itself, or (in_transaction()) could not.
         (void)database_->execute("ROLLBACK");
     }
 }

@@ -71,6 +71,8 @@ public:
     [[nodiscard]] result<std::optional<std::string>> query_text(std::string_view sql);
     [[nodiscard]] std::int64_t last_insert_id() const;
     [[nodiscard]] std::int64_t changed_rows() const;
+    // Also when one could not be rolled back.
+    [[nodiscard]] bool in_transaction() const;
 
 private:
     struct close {

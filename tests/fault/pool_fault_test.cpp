@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <deque>
 #include <functional>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -73,6 +74,7 @@ struct world {
         with.format = true;
         with.commit_interval = 1h;
         with.error_if_no_space = true;
+        with.metadata_cache_bytes = cache_bytes;
         engine = UTHIN_TRY(pool::open(std::make_unique<borrowed_device>(faulty_metadata),
                                       std::make_unique<borrowed_device>(faulty_data), with,
                                       system_clock()));
@@ -95,6 +97,7 @@ struct world {
     io::fault_plan data_faults;
     io::fault_device faulty_metadata{metadata, metadata_faults};
     io::fault_device faulty_data{data, data_faults};
+    std::uint64_t cache_bytes = 64ULL << 20;
     std::unique_ptr<pool> engine;
     std::shared_ptr<volume> main;
 };
@@ -439,8 +442,9 @@ struct totals {
 
 class fault_loop {
 public:
-    fault_loop(const scenario& what, const images& base, totals& sums)
-        : scenario_(what), base_(base), totals_(sums) {}
+    fault_loop(const scenario& what, const images& base, totals& sums,
+               std::optional<std::uint64_t> cache_bytes)
+        : scenario_(what), base_(base), totals_(sums), cache_bytes_(cache_bytes) {}
 
     void rehearse() {
         ASSERT_OK_AND_ASSIGN(judged_pool before, judged(base_.metadata, base_.data));
@@ -501,6 +505,7 @@ private:
     // At most one fault for each device.
     std::string run_once(std::span<const planned_fault> faults, bool is_killed, bool* injected) {
         world in(base_.metadata, base_.data);
+        in.cache_bytes = cache_bytes_.value_or(in.cache_bytes);
         if (!in.open() || !in.open_main() || !scenario_.prepare(in)) {
             return "preparation failed";
         }
@@ -688,20 +693,21 @@ private:
     const scenario& scenario_;
     const images& base_;
     totals& totals_;
+    const std::optional<std::uint64_t> cache_bytes_;
     std::string answer_;
     std::vector<judged_pool> legal_;  // before, prepared, after
 };
 
 class all_calls {
 public:
-    all_calls() {
+    explicit all_calls(std::optional<std::uint64_t> cache_bytes = std::nullopt) {
         for (const bool needs_check : {false, true}) {
             auto made = make_base(needs_check);
             EXPECT_OK(made);
             bases_.push_back(made ? std::move(*made) : images{});
         }
         for (const scenario& one : scenarios_) {
-            loops_.emplace_back(one, bases_[one.needs_check ? 1 : 0], sums);
+            loops_.emplace_back(one, bases_[one.needs_check ? 1 : 0], sums, cache_bytes);
             loops_.back().rehearse();
         }
     }
@@ -746,6 +752,22 @@ TEST(PoolFault, EveryCallSurvivesEveryFailingDeviceOperation) {
     EXPECT_GE(calls.loops().size(), 40U);
     EXPECT_GT(calls.sums.read_only, calls.sums.runs / 50);
     EXPECT_GT(calls.sums.failed_pools, 0U);
+}
+
+// A cache that holds next to nothing, so that a call reads the metadata again and again.
+TEST(PoolFault, CallsSurviveFailingReadsOfTheMetadata) {
+    constexpr std::uint64_t next_to_nothing = 2 * metadata_block_size_bytes;
+    all_calls calls(next_to_nothing);
+    for (const fault_mode& mode : fault_modes()) {
+        if (mode.on_metadata && mode.only(operation_kind::read) &&
+            mode.outcome == fault_outcome::io_error && mode.lasts != endurance::until_reopened) {
+            for (fault_loop& loop : calls.loops()) {
+                loop.run(mode);
+            }
+        }
+    }
+    calls.print("failing reads");
+    EXPECT_GT(calls.sums.failed_calls, calls.sums.runs / 5);
 }
 
 // Both devices fail in one call, at operations drawn by lot.

@@ -1,9 +1,12 @@
 // Files that are written once: there when they are published, gone when they are not.
 #include "io/stream_file.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <utility>
@@ -48,6 +51,36 @@ TEST(StreamFile, LeavesNothingWhenItIsNotPublished) {
     EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
     EXPECT_THAT(file_reader::open(path), HasCode(error_code::not_found));
     EXPECT_THAT(new_file::create(folder.path() / "no" / "file"), HasCode(error_code::not_found));
+}
+
+TEST(StreamFile, SaysWhatCouldNotBeDone) {
+    const test::temporary_directory folder;
+    const std::string path = folder.path() / "file";
+    {
+        const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+        rlimit old{};
+        ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+        const rlimit limit{.rlim_cur = 100, .rlim_max = old.rlim_max};
+        ASSERT_OK_AND_ASSIGN(auto file, new_file::create(path));
+        ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+        const auto written = file.write(std::vector<std::byte>(200));  // half, then nothing
+        ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old), 0);
+        std::signal(SIGXFSZ, old_handler);
+        ASSERT_THAT(written, HasCode(error_code::io_error));
+        EXPECT_THAT(written.error().message(), testing::HasSubstr(path + ": cannot write"));
+    }
+    EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+    std::filesystem::create_directory(path);
+    {
+        ASSERT_OK_AND_ASSIGN(auto file, new_file::create(path));
+        EXPECT_THAT(file.publish(), HasCode(error_code::invalid_argument)) << "a directory";
+    }
+    EXPECT_FALSE(std::filesystem::exists(path + ".new"));
+    ASSERT_OK_AND_ASSIGN(auto reader, file_reader::open(path));
+    std::vector<std::byte> bytes(10);
+    const auto read = reader.read(bytes);
+    ASSERT_THAT(read, HasCode(error_code::invalid_argument));
+    EXPECT_THAT(read.error().message(), testing::HasSubstr("cannot read"));
 }
 
 // A pipe whose writing end is closed when it is let go.
