@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <type_traits>
 
 #include "base/mutex.h"
 #include "base/result.h"
@@ -102,7 +103,7 @@ struct catalogue::impl {
     result<void> change(Body body) REQUIRES(lock);
     // What `body` reads; not while a change that failed is not undone: half of it would be shown.
     template <class Body>
-    auto reading(Body body) -> decltype(body()) REQUIRES(lock);
+    std::invoke_result_t<Body> reading(Body body) REQUIRES(lock);
 };
 
 template <class Body>
@@ -134,7 +135,7 @@ result<void> catalogue::impl::change(Body body) {
 }
 
 template <class Body>
-auto catalogue::impl::reading(Body body) -> decltype(body()) {
+std::invoke_result_t<Body> catalogue::impl::reading(Body body) {
     if (database.in_transaction()) {
         return failed_before(path);
     }
