@@ -9,8 +9,8 @@ namespace uthin::test {
 
 namespace {
 
-// Before the system's own file, in one piece of memory that SQLite gives.
-struct alignas(16) failing_file {
+// Before the system's own file, in one piece of memory that SQLite gives, at multiples of eight.
+struct failing_file {
     sqlite3_file base;  // must come first
     failing_vfs* owner;
 };
