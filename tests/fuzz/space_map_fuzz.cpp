@@ -57,9 +57,9 @@ bool change_count(pd::space_map& map, copies* own, std::uint64_t block, bool up)
 bool give_out(pd::space_map& map) {
     const auto block = map.new_block();
     if (!block) {
-        // Full is no reason to abort.
-        return block.error().code() == error_code::no_data_space ||
-               block.error().code() == error_code::no_metadata_space;
+        // Full is no reason to abort. Where the metadata is, there may have been a block and none
+        // for the copy of the bitmap that counts it: half of that is done.
+        return block.error().code() == error_code::no_data_space;
     }
     require(*block < map.nr_blocks(), "a block that is given out exists");
     const auto count = map.count(*block);
