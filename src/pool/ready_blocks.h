@@ -7,7 +7,7 @@
 //        and a commit or an abort leaves nothing here.
 //   RB2  Who took neighbours brings them back, or gives them back, in the work that inserts his
 //        mapping: back to here only in the round in which he took them.
-// Threads   take(), take_neighbours() and count(): any. The others: the executor.
+// Threads   take(), take_neighbours(), count() and lent(): any. The others: the executor.
 // Failures  None.
 #pragma once
 
