@@ -235,6 +235,33 @@ TEST_F(AllocatedAhead, ZerosForManyThatFailAreWrittenForOne) {
     EXPECT_GT(made_up_for, 2U);
 }
 
+// In the status, and for promises: only the block that is being written is somebody's.
+TEST_F(AllocatedAhead, WhatWasTakenAlongCountsAsFree) {
+    for (std::uint64_t nth = 1; nth <= 8; ++nth) {
+        pool_rig rig(options(4096));
+        auto volume = rig.make(0, 256 * mib);
+        std::uint64_t calls = 0;
+        rig.hooked_data.before_zeroes([&] {
+            if (++calls > nth) {
+                return;
+            }
+            const std::uint64_t mapped = *volume->mapped_blocks();
+            EXPECT_EQ(rig->status()->data_used_blocks, mapped + 1) << calls;
+            if (calls == nth) {
+                EXPECT_OK(
+                    rig->set_space_policies({{device_id(0), {.reserved_blocks = 4095}}}, true));
+                EXPECT_OK(rig->set_space_policies({}, true));
+            }
+        });
+        for (std::uint64_t i = 0; i < 200; ++i) {
+            ASSERT_OK(write_block(*volume, i));
+        }
+        EXPECT_GT(calls, nth);
+        ASSERT_OK(rig->commit());
+        EXPECT_EQ(rig->status()->data_used_blocks, 200U);
+    }
+}
+
 TEST_F(AllocatedAhead, APolicyHoldsForWhatWasTakenAlongToo) {
     for (std::uint64_t nth = 1; nth <= 8; ++nth) {
         pool_rig rig(options(4096));
