@@ -47,6 +47,11 @@ result<std::unique_ptr<salvage>> salvage::plan(block_device& device,
             return fail(error_code::corrupt,
                         fmt::format("{}: too small for thin pool metadata", device.name()));
         }
+        if (!options.device_roots.empty() && options.device_roots.rbegin()->first > device_id_max) {
+            return fail(error_code::invalid_argument,
+                        fmt::format("a root for device {}: ids have 24 bits ({} at most)",
+                                    options.device_roots.rbegin()->first, device_id_max));
+        }
         std::unique_ptr<salvage> made(new salvage(device, blocks, options));
         UTHIN_TRY(made->make_plan());
         return made;
@@ -402,12 +407,14 @@ void salvage::list_devices() {
     const bool add_unmapped = report_.mapping_origin != root_origin::search ||
                               report_.details_origin == root_origin::superblock;
     while (root != top_.entries.end() || details != details_.entries.end()) {
-        const std::uint64_t root_id = root != top_.entries.end() ? root->id : UINT64_MAX;
-        const std::uint64_t details_id =
-            details != details_.entries.end() ? details->id : UINT64_MAX;
-        const std::uint64_t id = std::min(root_id, details_id);
-        const named_root* const has_root = root_id == id ? &*root++ : nullptr;
-        const named_details* const has_details = details_id == id ? &*details++ : nullptr;
+        // The last number there is may be that of a device.
+        const bool more_roots = root != top_.entries.end();
+        const bool more_details = details != details_.entries.end();
+        const std::uint64_t id =
+            std::min(more_roots ? root->id : UINT64_MAX, more_details ? details->id : UINT64_MAX);
+        const named_root* const has_root = more_roots && root->id == id ? &*root++ : nullptr;
+        const named_details* const has_details =
+            more_details && details->id == id ? &*details++ : nullptr;
         if (has_root != nullptr || add_unmapped) {
             add_device(id, has_root, has_details);
         } else {

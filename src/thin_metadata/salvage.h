@@ -104,7 +104,8 @@ struct salvage_report {
 
 class salvage {
 public:
-    // Reads everything that is to be kept. `device` outlives it.
+    // Reads everything that is to be kept. `device` outlives it. invalid_argument: a root is given
+    // for an id above 24 bits.
     [[nodiscard]] static result<std::unique_ptr<salvage>> plan(block_device& device,
                                                                const salvage_options& options);
     [[nodiscard]] const salvage_report& report() const noexcept { return report_; }
