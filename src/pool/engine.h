@@ -14,15 +14,14 @@
 #include <chrono>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "pool/bio_prison.h"
+#include "pool/data_block_set.h"
 #include "pool/data_epochs.h"
 #include "pool/event_log.h"
 #include "pool/executor.h"
@@ -315,12 +314,12 @@ private:
     std::uint64_t era_ = 0;
     space_shares shares_;
     std::uint64_t allocated_in_batch_ = 0;
-    std::set<std::uint64_t> in_flight_;  // data blocks, EN2
+    data_block_set in_flight_;  // EN2
     ready_blocks ready_;
     std::size_t ahead_ = ahead_least;  // how many are allocated ahead the next time
     // Data blocks that were given out since the last commit. Freed again before the next one they
     // are free in the committed state too, and the metadata would allocate them at once.
-    std::unordered_set<std::uint64_t> used_since_commit_;
+    data_block_set used_since_commit_;
     std::vector<std::uint64_t> parked_;  // allocated, of nobody's use before the next commit
     std::optional<error> broken_by_;
 

@@ -95,14 +95,14 @@ void engine::spare_the_reserve() {
 bool engine::may_use(data_block allocated) {
     constexpr std::size_t remembered_max = 1U << 18;
     ++allocated_in_batch_;
-    if (!used_since_commit_.insert(allocated.value()).second) {
+    if (!used_since_commit_.insert(allocated)) {
         parked_.push_back(allocated.value());
         return false;
     }
     if (used_since_commit_.size() >= remembered_max) {
         request_commit();
     }
-    in_flight_.insert(allocated.value());
+    in_flight_.insert(allocated);
     return true;
 }
 
@@ -112,12 +112,12 @@ result<std::uint64_t> engine::free_blocks() const {
 }
 
 void engine::settle(data_block block) {
-    in_flight_.erase(block.value());
+    in_flight_.erase(block);
 }
 
 void engine::never_used(data_block block) {
-    in_flight_.erase(block.value());
-    used_since_commit_.erase(block.value());
+    in_flight_.erase(block);
+    used_since_commit_.erase(block);
 }
 
 // Where little is left, exactness is worth more than speed: a write that is refused must be refused
@@ -328,19 +328,17 @@ result<void> engine::give_in_flight_back() {
         UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
     }
     parked_.clear();
-    for (const std::uint64_t block : in_flight_) {
-        UTHIN_TRY(metadata_->dec_data_range({data_block(block), data_block(block + 1)}));
-    }
-    return {};
+    return in_flight_.for_each([this](data_block block) {
+        return metadata_->dec_data_range({block, block + 1});
+    });
 }
 
 result<void> engine::take_in_flight_again() {
     used_since_commit_.clear();
-    for (const std::uint64_t block : in_flight_) {
+    return in_flight_.for_each([this](data_block block) {
         used_since_commit_.insert(block);
-        UTHIN_TRY(metadata_->inc_data_range({data_block(block), data_block(block + 1)}));
-    }
-    return {};
+        return metadata_->inc_data_range({block, block + 1});
+    });
 }
 
 // A long deletion leaves thousands of changed bitmaps behind: to write them while the next request

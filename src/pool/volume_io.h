@@ -92,6 +92,8 @@ private:
         bool at_limit = false;
         // The data device had no space for it.
         bool met_full_device = false;
+        // Here write_hits() stopped at a hole. Somebody may have filled it meanwhile (PV2).
+        std::optional<virtual_block> hole = std::nullopt;
     };
     // What failed for want of space can be tried again; `failed` otherwise, or after waiting in
     // vain.

@@ -130,8 +130,12 @@ result<void> volume_io::write_hits(const write_source& source, std::uint64_t end
     const data_pin pin = engine_.epochs().pin();
     extent_io io(engine_.data(), io_kind::write);
     std::uint64_t at = progress.position_bytes;
+    progress.hole.reset();
     while (at < end_bytes && !io.full()) {
         const auto found = UTHIN_TRY(lookup(block_of(at)));
+        if (!found) {
+            progress.hole = block_of(at);
+        }
         if (!found || found->shared) {
             break;
         }
@@ -173,6 +177,9 @@ result<void> volume_io::write_misses(const write_source& source, std::uint64_t e
     }
     std::array<block_plan, provisioner::blocks_max> plan;
     std::size_t count = 0;
+    if (progress.hole == first && !progress.only_mapped) {
+        plan[count++].block = first;
+    }
     while (count < cells.count()) {
         const auto found = UTHIN_TRY(lookup(first + count));
         if ((found && !found->shared) || (!found && progress.only_mapped)) {
