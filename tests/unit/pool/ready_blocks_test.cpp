@@ -285,6 +285,47 @@ TEST_F(AllocatedAhead, APolicyHoldsForWhatWasTakenAlongToo) {
     }
 }
 
+// Where space has run out meanwhile, what was taken along is for whoever waits for space: not after
+// the next commit, which is an hour away, but at once.
+TEST_F(AllocatedAhead, WhatWasTakenAlongGoesToWhoWaitsForSpace) {
+    rig_options with = options(4096);
+    with.pool.error_if_no_space = false;
+    with.pool.no_space_timeout = std::chrono::seconds(20);
+    pool_rig rig(with);
+    auto volume = rig.make(0, 256 * mib);
+    auto greedy = rig.make(1, 512 * mib);
+    std::thread waiting;
+    result<void> waited;
+    std::uint64_t calls = 0;
+    rig.hooked_data.before_zeroes([&] {
+        if (++calls != 4) {
+            return;
+        }
+        const std::uint64_t free = rig->status()->data_total_blocks - *volume->mapped_blocks();
+        waiting =
+            std::thread([&, free] { waited = greedy->write(0, pattern(1, free * block_bytes)); });
+        for (int i = 0; i < 20000 && rig->mode() != pool_mode::out_of_data_space; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        EXPECT_EQ(rig->mode(), pool_mode::out_of_data_space);
+    });
+    std::uint64_t written = 0;
+    while (calls < 4) {
+        ASSERT_OK(write_block(*volume, written++));
+    }
+    rig.hooked_data.before_zeroes(nullptr);
+    const std::uint64_t rest = 4096 - written;
+    for (int i = 0; i < 10000 && *greedy->mapped_blocks() != rest; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(*greedy->mapped_blocks(), rest);
+    // The block that was being written is the one that it cannot have.
+    rig->set_no_space_timeout(std::chrono::milliseconds(1));
+    waiting.join();
+    EXPECT_THAT(waited, HasCode(error_code::no_data_space));
+    EXPECT_EQ(rig->status()->data_used_blocks, 4096U);
+}
+
 // A commit or an abort in the middle of it: what was taken along does not come back.
 class RoundThatEnds : public AllocatedAhead {
 protected:
