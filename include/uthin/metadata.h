@@ -207,6 +207,10 @@ public:
     // Writer. Stores {data, current time}; a different block that was mapped loses one reference.
     [[nodiscard]] result<void> insert_block(thin_device& device, virtual_block block,
                                             data_block data);
+    // Writer. The same, if the block is mapped to `present` now (absent: not mapped). False: it is
+    // not, and nothing was changed.
+    [[nodiscard]] result<bool> insert_block_if(thin_device& device, virtual_block block,
+                                               std::optional<data_block> present, data_block data);
     // Writer. Unmaps [begin, end). Subtrees shared with others are dropped by one decrement.
     [[nodiscard]] result<void> remove_range(thin_device& device, range<virtual_block> blocks);
     // Writer. The same in a slice: visits at most about `budget_blocks` exclusively owned metadata

@@ -292,6 +292,13 @@ result<block_bytes> block_manager::edit(metadata_block where, block_kind kind) {
     return edit_copy(where, published);
 }
 
+result<block_bytes> block_manager::edit(const block_ref& page) {
+    if (const auto found = private_.find(page.where().value()); found != private_.end()) {
+        return found->second.page_->mutable_bytes();
+    }
+    return edit_copy(page.where(), page);
+}
+
 result<block_bytes> block_manager::edit_copy(metadata_block where, const block_ref& from) {
     UTHIN_TRY(check_writable(where));
     block_ref fresh = make_page(where, from.get()->kind());

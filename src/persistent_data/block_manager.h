@@ -50,6 +50,8 @@ public:
     // Writer. The private copy to change in place; valid until publish() or reset(). not_permitted
     // when read-only.
     [[nodiscard]] result<block_bytes> edit(metadata_block where, block_kind kind);
+    // Writer. The same for a page that writer_read() has just returned.
+    [[nodiscard]] result<block_bytes> edit(const block_ref& page);
     // Writer. A private page with the content of `from` (same kind) or of zeros; nothing is read
     // from `where`.
     [[nodiscard]] result<block_bytes> edit_copy(metadata_block where, const block_ref& from);

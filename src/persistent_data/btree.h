@@ -78,6 +78,12 @@ public:
     // The entry takes over the caller's reference on what `value` names.
     [[nodiscard]] result<inserted> insert(metadata_block root, std::uint64_t key,
                                           const std::byte* value);
+    // The same, if `allows` the entry that is there (null: there is none). Absent: it does not, and
+    // nothing was changed.
+    using condition = std::function<bool(const std::byte* present)>;
+    [[nodiscard]] result<std::optional<inserted>> insert_if(metadata_block root, std::uint64_t key,
+                                                            const std::byte* value,
+                                                            const condition& allows);
     // Shadows the path to an existing key, then lets `change` edit its value in place; rule_ is not
     // applied to it. `change` may work on other trees of the same transaction. not_found when the
     // key is absent (nothing changed).
@@ -121,6 +127,16 @@ private:
     // Levels below the root.
     [[nodiscard]] result<std::uint32_t> height_of(metadata_block root);
 
+    // Where an insertion begins to change the tree: the nodes above belong to this transaction, and
+    // stay as they are. Only the root of the tree may be full, or somebody else's as well.
+    struct insertion_point {
+        metadata_block where;
+        block_ref page;  // of a node of this transaction; else null
+    };
+    [[nodiscard]] result<insertion_point> find_insertion_point(metadata_block root,
+                                                               std::uint64_t key);
+    [[nodiscard]] result<inserted> insert_below(metadata_block root, const insertion_point& point,
+                                                std::uint64_t key, const std::byte* value);
     // A full node other than the root gets room; returns the node that covers `key` then.
     [[nodiscard]] result<shadow> make_space(const shadow& parent, std::uint32_t index,
                                             const shadow& node, std::uint64_t key);

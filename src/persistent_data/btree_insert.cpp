@@ -18,15 +18,18 @@ std::unexpected<error> too_deep(metadata_block root) {
                                                  root.value(), btree_depth_max));
 }
 
+// Null: the leaf has no such key.
+const std::byte* value_in(const node_view& leaf, std::uint64_t key) {
+    const int index = leaf.lower_bound(key);
+    const auto at = static_cast<std::uint32_t>(index);
+    return index >= 0 && leaf.key(at) == key ? leaf.value(at) : nullptr;
+}
+
 bool is_full_for(const node_view& node, std::uint64_t key) {
     if (node.nr_entries() < node.max_entries()) {
         return false;
     }
-    if (!node.is_leaf()) {
-        return true;
-    }
-    const int index = node.lower_bound(key);
-    return index < 0 || node.key(static_cast<std::uint32_t>(index)) != key;
+    return !node.is_leaf() || value_in(node, key) == nullptr;
 }
 
 result<shadow> covering(const shadow& left, const shadow& right, std::uint64_t key) {
@@ -107,8 +110,56 @@ result<block_ref> btree::read_node(metadata_block where) {
 
 result<btree::inserted> btree::insert(metadata_block root, std::uint64_t key,
                                       const std::byte* value) {
-    shadow node = UTHIN_TRY(shadow_node(root));
-    const metadata_block new_root = node.where;
+    return insert_below(root, UTHIN_TRY(find_insertion_point(root, key)), key, value);
+}
+
+result<std::optional<btree::inserted>> btree::insert_if(metadata_block root, std::uint64_t key,
+                                                        const std::byte* value,
+                                                        const condition& allows) {
+    const insertion_point point = UTHIN_TRY(find_insertion_point(root, key));
+    std::vector<std::byte> copied;
+    const std::byte* present = nullptr;
+    if (point.page && node_view(point.page.bytes()).is_leaf()) {
+        present = value_in(node_view(point.page.bytes()), key);
+    } else {
+        copied.resize(value_size_);
+        const bool is_there = UTHIN_TRY(btree_lookup(tm_.source(), point.where, key, copied));
+        present = is_there ? copied.data() : nullptr;
+    }
+    if (!allows(present)) {
+        return std::nullopt;
+    }
+    return UTHIN_TRY(insert_below(root, point, key, value));
+}
+
+// What is edited is copied for the next publication, and 4 KiB take longer than to look at a node.
+result<btree::insertion_point> btree::find_insertion_point(metadata_block root, std::uint64_t key) {
+    insertion_point point{root, {}};
+    metadata_block where = root;
+    for (std::uint32_t depth = 0; depth <= btree_depth_max; ++depth) {
+        if (!tm_.is_exclusive_shadow(where)) {
+            return point;  // its copy is elsewhere, and the parent has to say so
+        }
+        insertion_point next{where, UTHIN_TRY(read_node(where))};
+        const node_view node(next.page.bytes());
+        if (is_full_for(node, key)) {
+            return where == root ? next : point;
+        }
+        const int below = node.nr_entries() == 0 ? -1 : node.lower_bound(key);
+        if (node.is_leaf() || below < 0) {
+            return next;
+        }
+        where = node.child(static_cast<std::uint32_t>(below));
+        point = std::move(next);
+    }
+    return too_deep(root);
+}
+
+result<btree::inserted> btree::insert_below(metadata_block root, const insertion_point& point,
+                                            std::uint64_t key, const std::byte* value) {
+    shadow node =
+        point.page ? UTHIN_TRY(tm_.edit_own(point.page)) : UTHIN_TRY(shadow_node(point.where));
+    const metadata_block new_root = point.where == root ? node.where : root;
     std::optional<shadow> parent;
     std::uint32_t index = 0;
     for (std::uint32_t depth = 0; depth <= btree_depth_max; ++depth) {

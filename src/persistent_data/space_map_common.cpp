@@ -228,6 +228,15 @@ void bitmap_counts::committed(std::uint64_t transaction, bool views_live) {
     quarantine_.committed(transaction, views_live);
 }
 
+result<bitmap_counts::bitmap_pages> bitmap_counts::read_bitmap(const bitmap_slot& slot) {
+    const metadata_block now_at(slot.now.blocknr);
+    const metadata_block committed_at(slot.committed_blocknr);
+    block_ref now = UTHIN_TRY(tm_.read(now_at, block_kind::bitmap));
+    const bool same = committed_at.value() == 0 || committed_at == now_at;
+    block_ref committed = same ? now : UTHIN_TRY(tm_.read(committed_at, block_kind::bitmap));
+    return bitmap_pages{std::move(now), std::move(committed)};
+}
+
 std::uint32_t bitmap_counts::scan(const std::byte* now, const std::byte* committed,
                                   std::uint32_t begin, std::uint32_t end) noexcept {
     while (begin < end) {

@@ -69,6 +69,12 @@ public:
                                                                  bool trust_hints,
                                                                  const Taken& taken);
 
+    // The end of the run of such blocks that begins at `begin`, which is one of them, at most
+    // `limit`.
+    template <class Taken>
+    [[nodiscard]] result<std::uint64_t> free_run_end(std::uint64_t begin, std::uint64_t limit,
+                                                     const Taken& taken);
+
     // Adds zero-filled bitmaps up to `nr_blocks`.
     [[nodiscard]] result<void> extend(std::uint64_t nr_blocks);
     // Makes the map longer before its bitmaps exist (metadata space map only).
@@ -105,6 +111,12 @@ private:
     [[nodiscard]] result<std::uint32_t> change_overflow(std::uint64_t block, std::uint32_t field,
                                                         bool up);
     [[nodiscard]] result<void> check_range(std::uint64_t begin, std::uint64_t end) const;
+    struct bitmap_pages {
+        block_ref now;
+        block_ref committed;
+    };
+    // `committed` is `now` where a bitmap is new or has not changed.
+    [[nodiscard]] result<bitmap_pages> read_bitmap(const bitmap_slot& slot);
     // Index in the bitmap of the first entry in [begin, end) that is 0 in both; `end` when there is
     // none.
     [[nodiscard]] static std::uint32_t scan(const std::byte* now, const std::byte* committed,
@@ -142,12 +154,9 @@ result<std::optional<std::uint64_t>> bitmap_counts::find_free(std::uint64_t begi
             }
             at = std::max<std::uint32_t>(at, slot->now.none_free_before);
         }
-        const metadata_block now_at(slot->now.blocknr);
-        const metadata_block then_at(slot->committed_blocknr);
-        const block_ref now = UTHIN_TRY(tm_.read(now_at, block_kind::bitmap));
-        const bool same = then_at.value() == 0 || then_at == now_at;
-        const block_ref then = same ? now : UTHIN_TRY(tm_.read(then_at, block_kind::bitmap));
-        while ((at = scan(now.bytes().data(), then.bytes().data(), at, stop)) < stop) {
+        const bitmap_pages pages = UTHIN_TRY(read_bitmap(*slot));
+        while ((at = scan(pages.now.bytes().data(), pages.committed.bytes().data(), at, stop)) <
+               stop) {
             const std::uint64_t block = first + at;
             if (!quarantine_.contains(block) && !taken(block)) {
                 return block;
@@ -157,6 +166,27 @@ result<std::optional<std::uint64_t>> bitmap_counts::find_free(std::uint64_t begi
         begin = first + entries_per_bitmap;
     }
     return std::nullopt;
+}
+
+template <class Taken>
+result<std::uint64_t> bitmap_counts::free_run_end(std::uint64_t begin, std::uint64_t limit,
+                                                  const Taken& taken) {
+    std::uint64_t end = begin + 1;
+    while (end < limit) {
+        const std::uint64_t bitmap = end / entries_per_bitmap;
+        const std::uint64_t first = bitmap * entries_per_bitmap;
+        const std::uint64_t stop = std::min(first + entries_per_bitmap, limit);
+        const bitmap_slot* slot = UTHIN_TRY(index_.slot(bitmap));
+        const bitmap_pages pages = UTHIN_TRY(read_bitmap(*slot));
+        for (; end < stop; ++end) {
+            const auto at = static_cast<std::uint32_t>(end - first);
+            if (scan(pages.now.bytes().data(), pages.committed.bytes().data(), at, at + 1) != at ||
+                quarantine_.contains(end) || taken(end)) {
+                return end;
+            }
+        }
+    }
+    return end;
 }
 
 }  // namespace uthin::persistent_data

@@ -125,12 +125,8 @@ result<range<data_block>> space_map_disk::new_range(std::uint64_t count_max) {
 
 // `begin` is free.
 result<std::uint64_t> space_map_disk::free_run_end(std::uint64_t begin, std::uint64_t limit) {
-    const auto taken = [this](std::uint64_t block) { return is_held(block); };
-    std::uint64_t end = begin + 1;
-    while (end < limit && UTHIN_TRY(counts_.find_free(end, end + 1, false, taken)).has_value()) {
-        ++end;
-    }
-    return end;
+    return counts_.free_run_end(begin, limit,
+                                [this](std::uint64_t block) { return is_held(block); });
 }
 
 bool space_map_disk::is_held(std::uint64_t block) const noexcept {

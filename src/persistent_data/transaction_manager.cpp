@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/assert.h"
 #include "persistent_data/space_map_metadata.h"
 
 namespace uthin::persistent_data {
@@ -69,6 +70,11 @@ result<shadow> transaction_manager::shadow_block(metadata_block where, block_kin
     const block_bytes bytes = UTHIN_TRY(blocks_.edit_copy(copy, original));
     exclusive_.insert(copy.value());
     return shadow{copy, bytes, pointers > 1};
+}
+
+result<shadow> transaction_manager::edit_own(const block_ref& page) {
+    UTHIN_ASSERT(is_exclusive_shadow(page.where()));
+    return shadow{page.where(), UTHIN_TRY(blocks_.edit(page)), false};
 }
 
 void transaction_manager::tell_owner_hook(metadata_block where) {

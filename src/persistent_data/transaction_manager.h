@@ -44,6 +44,8 @@ public:
     [[nodiscard]] result<shadow> new_block(block_kind kind);
     // `where` itself when it belongs to this transaction alone, else a copy in a new block.
     [[nodiscard]] result<shadow> shadow_block(metadata_block where, block_kind kind);
+    // The same for a block that is known to belong to it (is_exclusive_shadow) and was just read.
+    [[nodiscard]] result<shadow> edit_own(const block_ref& page);
     // The writer's view.
     [[nodiscard]] result<block_ref> read(metadata_block where, block_kind kind);
     [[nodiscard]] result<void> inc(metadata_block where);

@@ -256,15 +256,13 @@ private:
     }
 
     [[nodiscard]] result<void> insert(block_plan& one) {
-        metadata& metadata = engine_.metadata();
         // PV2. Only we, the holder of the cell, may have inserted: an equal mapping is the same
         // one.
-        const auto now = UTHIN_TRY(metadata.find_block_in_batch(*state_.device, one.block));
-        if (now.has_value() != one.old.has_value() || (now && now->block != *one.old)) {
+        engine_.expect_change(state_, {one.block, one.block + 1});
+        if (!UTHIN_TRY(engine_.metadata().insert_block_if(*state_.device, one.block, one.old,
+                                                          one.fresh))) {
             return release(one);
         }
-        engine_.expect_change(state_, {one.block, one.block + 1});
-        UTHIN_TRY(metadata.insert_block(*state_.device, one.block, one.fresh));
         engine_.settle(one.fresh);
         engine_.changed(one.old.has_value());
         one.inserted = true;

@@ -175,7 +175,11 @@ result<void> volume_io::write_misses(const write_source& source, std::uint64_t e
     if (cells.empty()) {
         return {};  // its holder has left; look again
     }
-    std::array<block_plan, provisioner::blocks_max> plan;
+    // Most writes lie in one block, and to clear the plan of many takes as long as a lookup.
+    std::array<block_plan, 1> plan_of_one;
+    std::optional<std::array<block_plan, provisioner::blocks_max>> plan_of_many;
+    const std::span<block_plan> plan =
+        cells.count() == 1 ? std::span<block_plan>(plan_of_one) : plan_of_many.emplace();
     std::size_t count = 0;
     if (progress.hole == first && !progress.only_mapped) {
         plan[count++].block = first;
@@ -200,7 +204,7 @@ result<void> volume_io::write_misses(const write_source& source, std::uint64_t e
     cells.keep(count);
     const std::uint64_t end = std::min(end_bytes, (first.value() + count) * block_bytes_);
     provisioner maker(engine_, state_);
-    const auto done = maker.write(std::span(plan).first(count), source, begin, end);
+    const auto done = maker.write(plan.first(count), source, begin, end);
     progress.at_limit = maker.at_limit();
     if (!done) {
         return std::unexpected(done.error());

@@ -91,6 +91,7 @@ result<void> metadata::impl::load(const disk_superblock& superblock) {
     UTHIN_TRY_CTX(open_->tm.open_space_map(superblock.metadata_sm_root), "metadata space map");
     open_->data_map.open(superblock.data_sm_root);
     committed_ = superblock;
+    top_changes();
     now_.mapping = metadata_block(superblock.data_mapping_root);
     now_.details = metadata_block(superblock.device_details_root);
     now_.time = superblock.time;
@@ -110,6 +111,7 @@ result<void> metadata::impl::format() {
     open_ = std::make_unique<thin_metadata::open_structures>(blocks);
     UTHIN_TRY_CTX(open_->tm.format_space_map(blocks.block_count()), "format");
     UTHIN_TRY_CTX(open_->data_map.format(), "format");
+    top_changes();
     now_.mapping = UTHIN_TRY_CTX(open_->top.create(), "format");
     now_.details = UTHIN_TRY_CTX(open_->details.create(), "format");
     committed_ = {};

@@ -43,8 +43,8 @@ public:
     std::atomic<bool> changed{false};
     std::atomic<bool> aborted_with_changes{false};
     std::atomic<std::uint64_t> last_change{0};
-    // Where its published tree begins: the root's number (24 bits) and, above it, the low bits of
-    // the block manager's generation that this is true for.
+    // Where its tree begins: the root's number (24 bits) and, above it, the low bits of the
+    // metadata_roots::top_version that this is true for.
     mutable std::atomic<std::uint64_t> tree_memo{0};
     // Writer only.
     std::uint32_t open_count = 0;
@@ -115,6 +115,8 @@ struct open_structures {
 
 struct metadata_roots {
     metadata_block mapping;
+    // Two states with one number have the same top tree, wherever its blocks are.
+    std::uint64_t top_version = 0;
     metadata_block details;
     std::uint32_t time = 0;
     std::uint64_t transaction_id = 0;
@@ -182,6 +184,14 @@ struct metadata::impl {
     void mark_changed(thin_device& device);
     [[nodiscard]] result<void> put_details(device_id id, const device_details& details);
     [[nodiscard]] result<metadata_block> tree_of(device_id id);
+    [[nodiscard]] result<metadata_block> tree_of(const thin_device& device);
+    // Before each change of the top tree, which may fail half-way.
+    void top_changes() noexcept { now_.top_version = ++top_versions_; }
+    // tree_memo, if it is of that state.
+    [[nodiscard]] static std::optional<metadata_block> remembered_tree(
+        const thin_metadata::metadata_roots& roots, const thin_device& device) noexcept;
+    static void remember_tree(const thin_metadata::metadata_roots& roots, const thin_device& device,
+                              metadata_block root) noexcept;
     [[nodiscard]] result<void> insert_top(device_id id, metadata_block root);
     [[nodiscard]] result<void> remove_top(device_id id);
     [[nodiscard]] result<std::uint32_t> next_time() const;
@@ -191,12 +201,12 @@ struct metadata::impl {
     [[nodiscard]] result<metadata_block> published_tree(thin_metadata::block_source& source,
                                                         const thin_metadata::metadata_roots& roots,
                                                         const thin_device& device) const;
+    // Within mutate(). False: the block is not mapped to `*present`, and nothing was changed.
+    [[nodiscard]] result<bool> insert(thin_device& device, virtual_block block, data_block data,
+                                      const std::optional<data_block>* present);
     // In `root`, the tree of `device`.
     [[nodiscard]] static result<std::optional<lookup_result>> lookup_in(
         thin_metadata::block_source& source, metadata_block root, const thin_device& device,
-        virtual_block block);
-    [[nodiscard]] static result<std::optional<lookup_result>> lookup(
-        thin_metadata::block_source& source, metadata_block mapping_root, const thin_device& device,
         virtual_block block);
     [[nodiscard]] static result<std::optional<mapped_range>> lookup_range(
         thin_metadata::block_source& source, metadata_block mapping_root, const thin_device& device,
@@ -230,6 +240,7 @@ struct metadata::impl {
     bool restored_last_commit_ = true;
     bool in_batch_ = false;
     bool dirty_ = false;
+    std::uint64_t top_versions_ = 0;  // goes on over aborts
     std::function<result<void>()> pre_commit_;
     std::function<void(data_block)> freed_;
     struct threshold {

@@ -106,7 +106,17 @@ result<metadata_block> metadata::impl::tree_of(device_id id) {
     return metadata_block(*root);
 }
 
+result<metadata_block> metadata::impl::tree_of(const thin_device& device) {
+    if (const auto remembered = remembered_tree(now_, device)) {
+        return *remembered;
+    }
+    const metadata_block root = UTHIN_TRY(tree_of(device.id));
+    remember_tree(now_, device, root);
+    return root;
+}
+
 result<void> metadata::impl::insert_top(device_id id, metadata_block root) {
+    top_changes();
     std::array<std::byte, 8> value{};
     store_le(value.data(), root.value());
     now_.mapping = UTHIN_TRY(open_->top.insert(now_.mapping, id.value(), value.data())).root;
@@ -114,6 +124,7 @@ result<void> metadata::impl::insert_top(device_id id, metadata_block root) {
 }
 
 result<void> metadata::impl::remove_top(device_id id) {
+    top_changes();
     now_.mapping =
         UTHIN_TRY(open_->top.remove_range(now_.mapping, id.value(), id.value() + 1)).root;
     return {};

@@ -87,32 +87,40 @@ result<metadata_block> mapping_tree(block_source& source, metadata_block mapping
 
 }  // namespace
 
-result<std::optional<lookup_result>> metadata::impl::lookup(block_source& source,
-                                                            metadata_block mapping_root,
-                                                            const thin_device& device,
-                                                            virtual_block block) {
-    return lookup_in(source, UTHIN_TRY(mapping_tree(source, mapping_root, device.id)), device,
-                     block);
+namespace {
+
+constexpr unsigned memo_root_bits = 24;
+constexpr std::uint64_t memo_root_mask = (1ULL << memo_root_bits) - 1;
+static_assert(metadata_blocks_max < 1ULL << memo_root_bits);
+
+}  // namespace
+
+// An old memo could be taken for a present one after 2^40 changes of the top tree only.
+std::optional<metadata_block> metadata::impl::remembered_tree(const metadata_roots& roots,
+                                                              const thin_device& device) noexcept {
+    // relaxed: one word that says itself what it is good for.
+    const std::uint64_t memo = device.tree_memo.load(std::memory_order_relaxed);
+    const metadata_block root(memo & memo_root_mask);
+    const bool is_of_roots = (memo & ~memo_root_mask) == roots.top_version << memo_root_bits;
+    return is_of_roots && root.value() != 0 ? std::optional(root) : std::nullopt;
 }
 
-// Readers hold the shared side of state_lock_, which keeps the generation as it is. An old memo
-// could be taken for a present one after 2^40 publications only.
+void metadata::impl::remember_tree(const metadata_roots& roots, const thin_device& device,
+                                   metadata_block root) noexcept {
+    if (root.value() <= memo_root_mask) {
+        device.tree_memo.store(roots.top_version << memo_root_bits | root.value(),
+                               std::memory_order_relaxed);
+    }
+}
+
 result<metadata_block> metadata::impl::published_tree(block_source& source,
                                                       const metadata_roots& roots,
                                                       const thin_device& device) const {
-    constexpr unsigned root_bits = 24;
-    static_assert(metadata_blocks_max < 1ULL << root_bits);
-    const std::uint64_t tag = blocks.generation() << root_bits;
-    // relaxed: one word that says itself what it is good for.
-    const std::uint64_t memo = device.tree_memo.load(std::memory_order_relaxed);
-    constexpr std::uint64_t root_mask = (1ULL << root_bits) - 1;
-    if ((memo & ~root_mask) == tag && (memo & root_mask) != 0) {
-        return metadata_block(memo & root_mask);
+    if (const auto remembered = remembered_tree(roots, device)) {
+        return *remembered;
     }
     const metadata_block root = UTHIN_TRY(mapping_tree(source, roots.mapping, device.id));
-    if (root.value() <= root_mask) {
-        device.tree_memo.store(tag | root.value(), std::memory_order_relaxed);
-    }
+    remember_tree(roots, device, root);
     return root;
 }
 
@@ -181,7 +189,10 @@ result<std::optional<lookup_result>> metadata::find_cached(const thin_device& de
         {
             const shared_lock guard(impl_->state_lock_);
             UTHIN_TRY(impl_->usable());
-            found = impl::lookup(source, impl_->published_.mapping, device, block);
+            const metadata_roots& roots = impl_->published_;
+            const auto root = impl_->published_tree(source, roots, device);
+            found = root ? impl::lookup_in(source, *root, device, block)
+                         : std::unexpected(root.error());
         }
         if (!found && found.error().code() == error_code::would_block) {
             const lock_guard guard(impl_->prefetch_lock_);
@@ -223,7 +234,9 @@ result<std::optional<lookup_result>> metadata::find_block_in_batch(const thin_de
                                                                    virtual_block block) const {
     return or_out_of_memory([&]() -> result<std::optional<lookup_result>> {
         UTHIN_TRY(impl_->usable());
-        return impl::lookup(impl_->open_->tm.source(), impl_->now_.mapping, device, block);
+        auto& source = impl_->open_->tm.source();
+        const metadata_block root = UTHIN_TRY(impl_->published_tree(source, impl_->now_, device));
+        return impl::lookup_in(source, root, device, block);
     });
 }
 
@@ -304,45 +317,64 @@ result<range<data_block>> metadata::alloc_data_range(std::uint64_t count_max) {
 }
 
 result<void> metadata::insert_block(thin_device& device, virtual_block block, data_block data) {
-    return impl_->mutate([&]() -> result<void> {
-        if (data.value() >= impl_->open_->data_map.nr_blocks()) {
-            return fail(error_code::invalid_argument,
-                        fmt::format("data block {} is beyond the device of {} blocks", data.value(),
-                                    impl_->open_->data_map.nr_blocks()));
-        }
-        impl_->make_metadata_room();
-        bool is_new = false;
-        std::array<std::byte, 8> entry{};
-        store_le(entry.data(), pack_mapping(data, impl_->now_.time));
-        // A root that belongs to this transaction alone stays where it is, and the top tree as it
-        // is.
-        const metadata_block present = UTHIN_TRY(impl_->tree_of(device.id));
-        if (impl_->open_->tm.is_exclusive_shadow(present)) {
-            const btree::inserted done =
-                UTHIN_TRY(impl_->open_->bottom.insert(present, block.value(), entry.data()));
-            UTHIN_ASSERT(done.root == present);
-            if (done.is_new_key) {
-                device.mapped_blocks.fetch_add(1);
+    const bool inserted =
+        UTHIN_TRY(impl_->mutate([&] { return impl_->insert(device, block, data, nullptr); }));
+    UTHIN_ASSERT(inserted);
+    return {};
+}
+
+result<bool> metadata::insert_block_if(thin_device& device, virtual_block block,
+                                       std::optional<data_block> present, data_block data) {
+    return impl_->mutate([&] { return impl_->insert(device, block, data, &present); });
+}
+
+result<bool> metadata::impl::insert(thin_device& device, virtual_block block, data_block data,
+                                    const std::optional<data_block>* present) {
+    if (data.value() >= open_->data_map.nr_blocks()) {
+        return fail(error_code::invalid_argument,
+                    fmt::format("data block {} is beyond the device of {} blocks", data.value(),
+                                open_->data_map.nr_blocks()));
+    }
+    make_metadata_room();
+    std::array<std::byte, 8> entry{};
+    store_le(entry.data(), pack_mapping(data, now_.time));
+    const auto is_wanted = [present](const std::byte* value) {
+        return present == nullptr ||
+               (value == nullptr ? !present->has_value()
+                                 : *present == mapping_block(load_le<std::uint64_t>(value)));
+    };
+    std::optional<btree::inserted> done;
+    // A root that belongs to this transaction alone stays where it is, and the top tree as it is.
+    const metadata_block tree = UTHIN_TRY(tree_of(device));
+    if (open_->tm.is_exclusive_shadow(tree)) {
+        done = UTHIN_TRY(open_->bottom.insert_if(tree, block.value(), entry.data(), is_wanted));
+        UTHIN_ASSERT(!done || done->root == tree);
+    } else {
+        if (present != nullptr) {
+            std::array<std::byte, 8> there{};
+            const bool is_there = UTHIN_TRY(
+                persistent_data::btree_lookup(open_->tm.source(), tree, block.value(), there));
+            if (!is_wanted(is_there ? there.data() : nullptr)) {
+                return false;
             }
-            impl_->mark_changed(device);
-            return {};
         }
+        top_changes();
         const auto change = [&](std::byte* value) -> result<void> {
             const metadata_block root(load_le<std::uint64_t>(value));
-            const btree::inserted done =
-                UTHIN_TRY(impl_->open_->bottom.insert(root, block.value(), entry.data()));
-            store_le(value, done.root.value());
-            is_new = done.is_new_key;
+            done = UTHIN_TRY(open_->bottom.insert(root, block.value(), entry.data()));
+            store_le(value, done->root.value());
             return {};
         };
-        impl_->now_.mapping =
-            UTHIN_TRY(impl_->open_->top.update(impl_->now_.mapping, device.id.value(), change));
-        if (is_new) {
-            device.mapped_blocks.fetch_add(1);
-        }
-        impl_->mark_changed(device);
-        return {};
-    });
+        now_.mapping = UTHIN_TRY(open_->top.update(now_.mapping, device.id.value(), change));
+    }
+    if (!done) {
+        return false;
+    }
+    if (done->is_new_key) {
+        device.mapped_blocks.fetch_add(1);
+    }
+    mark_changed(device);
+    return true;
 }
 
 result<void> metadata::remove_range(thin_device& device, range<virtual_block> blocks) {
@@ -366,6 +398,7 @@ result<virtual_block> metadata::remove_some(thin_device& device, range<virtual_b
             store_le(value, done.root.value());
             return {};
         };
+        impl_->top_changes();
         impl_->now_.mapping =
             UTHIN_TRY(impl_->open_->top.update(impl_->now_.mapping, device.id.value(), change));
         const std::uint64_t mapped = device.mapped_blocks.load();

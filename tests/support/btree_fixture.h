@@ -39,13 +39,35 @@ protected:
             ++lab->rule.owners[name];
         }
         const auto value = make_value(name, lab->value_size_bytes);
-        auto done = lab->tree.insert(in.root, key, value.data());
+        const auto done =
+            name % 2 == 0 ? lab->tree.insert(in.root, key, value.data())
+                          : insert_if(in, key, value, old == in.entries.end() ? 0 : old->second);
         ASSERT_OK(done);
         EXPECT_EQ(done->is_new_key, old == in.entries.end());
         in.root = done->root;
         in.entries[key] = name;
     }
     void insert(std::size_t version, std::uint64_t key) { insert(version, key, next_name++); }
+    // Refused once, then not. `present`: the value that is there; 0: none.
+    result<persistent_data::btree::inserted> insert_if(const tree_version& in, std::uint64_t key,
+                                                       std::span<const std::byte> value,
+                                                       std::uint64_t present) {
+        const std::uint64_t edited = lab->blocks.private_blocks();
+        const std::uint64_t allocated = lab->allocations();
+        const auto condition = [&](bool answer) {
+            return [this, present, answer](const std::byte* there) {
+                EXPECT_EQ(there != nullptr, present != 0);
+                EXPECT_TRUE(there == nullptr || is_value(present, {there, lab->value_size_bytes}));
+                return answer;
+            };
+        };
+        const auto refused =
+            UTHIN_TRY(lab->tree.insert_if(in.root, key, value.data(), condition(false)));
+        EXPECT_FALSE(refused.has_value());
+        EXPECT_EQ(lab->blocks.private_blocks(), edited);
+        EXPECT_EQ(lab->allocations(), allocated);
+        return UTHIN_TRY(lab->tree.insert_if(in.root, key, value.data(), condition(true))).value();
+    }
     void fill(std::uint64_t count, std::uint64_t stride = 1) {
         create();
         for (std::uint64_t i = 0; i < count; ++i) {

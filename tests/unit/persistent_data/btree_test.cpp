@@ -145,6 +145,25 @@ TEST_F(BtreeTest, OverwritingByAnEqualValueKeepsItsOwner) {
     judge();
 }
 
+// Readers have what is published: what is edited is copied for them. Nodes above stay as they are.
+TEST_F(BtreeTest, AnInsertionIntoNodesOfTheTransactionEditsTheLeafAlone) {
+    open(wide_value_bytes);
+    fill(2000, 4);
+    ASSERT_OK(lab->commit());
+    insert(0, 1001);
+    EXPECT_GE(lab->blocks.private_blocks(), 3U);  // copied: they were in the last commit
+    for (const std::uint64_t key : {1002U, 1003U, 1002U}) {
+        lab->blocks.publish();
+        insert(0, key);
+        EXPECT_EQ(lab->blocks.private_blocks(), 1U);
+    }
+    lab->blocks.publish();
+    snapshot(0);
+    insert(1, 1003);
+    EXPECT_GE(lab->blocks.private_blocks(), 3U);
+    judge();
+}
+
 TEST_F(BtreeTest, ASnapshotSharesEverythingUntilItIsWritten) {
     open(8);
     fill(10'000);
@@ -365,6 +384,9 @@ protected:
                 }
                 break;
             default:
+                if (random.one_in(2)) {
+                    lab->blocks.publish();
+                }
                 for (std::uint64_t i = 0; i < 40; ++i) {
                     insert(version, random.below(key_space));
                 }

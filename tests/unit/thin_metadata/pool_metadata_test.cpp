@@ -270,6 +270,86 @@ TEST_F(PoolMetadata, TransactionIdIsComparedAndSet) {
     EXPECT_EQ(pool_->get_details(device_id(1)).value().transaction_id, UINT64_MAX);
 }
 
+// ---- changing mappings
+
+// In a tree of the last commit, in one of this transaction, in a batch, and in one that is shared.
+TEST_F(PoolMetadata, AMappingIsInsertedIfTheBlockIsMappedAsExpected) {
+    ASSERT_OK(pool_->create_thin(device_id(0)));
+    thin_device* device = open_device(0);
+    map(device, 0, 3);
+    for (int round = 0; round < 4; ++round) {
+        if (round == 0) {
+            ASSERT_OK(pool_->commit());
+        } else if (round == 2) {
+            pool_->begin_batch();
+        } else if (round == 3) {
+            pool_->publish_batch();
+            ASSERT_OK(pool_->create_snap(device_id(1), device_id(0)));
+        }
+        const virtual_block block(1);
+        const virtual_block hole(10 + static_cast<std::uint64_t>(round));
+        const data_block old = pool_->find_block_in_batch(*device, block).value()->block;
+        ASSERT_OK_AND_ASSIGN(const data_block fresh, pool_->alloc_data_block());
+        const std::uint64_t mapped = pool_->mapped_count(*device).value();
+        for (const auto& [where, present] :
+             {std::pair(block, std::optional<data_block>()), std::pair(block, std::optional(fresh)),
+              std::pair(hole, std::optional(old))}) {
+            ASSERT_OK_AND_ASSIGN(const bool done,
+                                 pool_->insert_block_if(*device, where, present, fresh));
+            EXPECT_FALSE(done) << round;
+        }
+        EXPECT_EQ(pool_->find_block_in_batch(*device, block).value()->block, old);
+        EXPECT_FALSE(pool_->find_block_in_batch(*device, hole).value().has_value());
+        EXPECT_EQ(pool_->mapped_count(*device).value(), mapped);
+
+        ASSERT_OK_AND_ASSIGN(bool done, pool_->insert_block_if(*device, block, old, fresh));
+        EXPECT_TRUE(done) << round;
+        EXPECT_EQ(pool_->find_block_in_batch(*device, block).value(),
+                  (lookup_result{fresh, false}));
+        ASSERT_OK_AND_ASSIGN(const data_block another, pool_->alloc_data_block());
+        ASSERT_OK_AND_ASSIGN(done, pool_->insert_block_if(*device, hole, std::nullopt, another));
+        EXPECT_TRUE(done) << round;
+        EXPECT_EQ(pool_->mapped_count(*device).value(), mapped + 1);
+    }
+}
+
+// What is remembered of where a device's tree begins is of one state of the top tree.
+TEST_F(PoolMetadata, LookupsFollowATreeThatMoves) {
+    for (const std::uint64_t id : {0U, 1U}) {
+        ASSERT_OK(pool_->create_thin(device_id(id)));
+        map(open_device(id), id * 100, 3);
+    }
+    const auto sees = [&](std::size_t which, std::uint64_t block, bool in_batch) {
+        const thin_device& device = *opened_[which];
+        const auto found = in_batch ? pool_->find_block_in_batch(device, virtual_block(block))
+                                    : pool_->find_block(device, virtual_block(block));
+        return found.value().has_value();
+    };
+    ASSERT_OK(pool_->commit());
+    EXPECT_TRUE(sees(0, 0, false));
+    pool_->begin_batch();
+    map(opened_[0], 50, 1);  // the tree is copied to another block
+    EXPECT_TRUE(sees(0, 50, true));
+    EXPECT_FALSE(sees(0, 50, false));
+    EXPECT_TRUE(sees(0, 0, false));
+    ASSERT_OK(pool_->remove_range(*opened_[0], {virtual_block(0), virtual_block(3)}));
+    EXPECT_FALSE(sees(0, 0, true));
+    EXPECT_TRUE(sees(0, 0, false));
+    pool_->publish_batch();
+    EXPECT_FALSE(sees(0, 0, false));
+    EXPECT_TRUE(sees(0, 50, false));
+    ASSERT_OK(pool_->create_snap(device_id(2), device_id(1)));
+    map(opened_[1], 200, 1);
+    ASSERT_OK(pool_->swap_root(device_id(1), device_id(2), device_id(3)));
+    EXPECT_FALSE(sees(1, 200, false));
+    EXPECT_FALSE(sees(1, 200, true));
+    EXPECT_TRUE(sees(1, 100, false));
+    ASSERT_OK(pool_->abort());
+    EXPECT_TRUE(sees(0, 0, false));
+    EXPECT_FALSE(sees(0, 50, true));
+    EXPECT_TRUE(sees(1, 102, false));
+}
+
 // ---- lookup
 
 TEST_F(PoolMetadata, FindBlockTellsHolesMappingsAndSharing) {
