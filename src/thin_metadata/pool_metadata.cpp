@@ -366,6 +366,7 @@ result<void> metadata::impl::reload() {
         // device their blocks hold something older.
         const exclusive_lock guard(state_lock_);
         blocks.reset();
+        published_.top_version = ++top_versions_;
         published_.mapping = metadata_block(superblock.data_mapping_root);
         published_.details = metadata_block(superblock.device_details_root);
     }
