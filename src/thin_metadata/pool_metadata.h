@@ -201,6 +201,9 @@ struct metadata::impl {
     [[nodiscard]] result<metadata_block> published_tree(thin_metadata::block_source& source,
                                                         const thin_metadata::metadata_roots& roots,
                                                         const thin_device& device) const;
+    [[nodiscard]] result<std::optional<lookup_result>> lookup_published(
+        thin_metadata::block_source& source, const thin_device& device, virtual_block block) const
+        REQUIRES_SHARED(state_lock_);
     // Within mutate(). False: the block is not mapped to `*present`, and nothing was changed.
     [[nodiscard]] result<bool> insert(thin_device& device, virtual_block block, data_block data,
                                       const std::optional<data_block>* present);

@@ -136,6 +136,12 @@ result<std::optional<lookup_result>> metadata::impl::lookup_in(block_source& sou
                          device.snapshotted_time.load() > mapping_time(*packed)};
 }
 
+result<std::optional<lookup_result>> metadata::impl::lookup_published(block_source& source,
+                                                                      const thin_device& device,
+                                                                      virtual_block block) const {
+    return lookup_in(source, UTHIN_TRY(published_tree(source, published_, device)), device, block);
+}
+
 result<std::optional<mapped_range>> metadata::impl::lookup_range(block_source& source,
                                                                  metadata_block mapping_root,
                                                                  const thin_device& device,
@@ -189,10 +195,7 @@ result<std::optional<lookup_result>> metadata::find_cached(const thin_device& de
         {
             const shared_lock guard(impl_->state_lock_);
             UTHIN_TRY(impl_->usable());
-            const metadata_roots& roots = impl_->published_;
-            const auto root = impl_->published_tree(source, roots, device);
-            found = root ? impl::lookup_in(source, *root, device, block)
-                         : std::unexpected(root.error());
+            found = impl_->lookup_published(source, device, block);
         }
         if (!found && found.error().code() == error_code::would_block) {
             const lock_guard guard(impl_->prefetch_lock_);
