@@ -252,6 +252,28 @@ void add_mapping_calls(std::vector<scenario>& all) {
                        UTHIN_TRY(map_run(pool, snapshot_device, 123, 124));
                        return commit(pool);
                    }});
+    all.push_back({"insert_block_if", [](metadata& pool) -> result<std::string> {
+                       UTHIN_TRY(with_device(
+                           pool, snapshot_device, [&](thin_device& device) -> result<std::string> {
+                               std::string done;
+                               for (const std::uint64_t block : {125U, 126U}) {
+                                   const auto found = UTHIN_TRY(
+                                       pool.find_block_in_batch(device, virtual_block(block)));
+                                   const auto fresh = UTHIN_TRY(pool.alloc_data_block());
+                                   done += UTHIN_TRY(pool.insert_block_if(
+                                               device, virtual_block(block), fresh, fresh))
+                                               ? "y"
+                                               : "n";
+                                   done += UTHIN_TRY(pool.insert_block_if(
+                                               device, virtual_block(block), found->block, fresh))
+                                               ? "y"
+                                               : "n";
+                               }
+                               return done == "nyny" ? result<std::string>(done)
+                                                     : fail(error_code::corrupt, done);
+                           }));
+                       return commit(pool);
+                   }});
     all.push_back({"alloc_data_range, dec_data_range", [](metadata& pool) -> result<std::string> {
                        const auto blocks = UTHIN_TRY(pool.alloc_data_range(40));
                        UTHIN_TRY(pool.inc_data_range(blocks));

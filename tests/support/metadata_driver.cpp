@@ -421,12 +421,30 @@ result<void> metadata_driver::write_block(thin_device& device, std::uint64_t blo
     if (options_.write_data) {
         UTHIN_TRY(data_device_.write(data.value() * stamped_block_bytes, stamped_block(content)));
     }
-    UTHIN_TRY(pool_->insert_block(device, virtual_block(block), data));
+    UTHIN_TRY(insert(device, block, found ? std::optional(found->block) : std::nullopt, data));
     if (!found) {
         ++model.details.mapped_blocks;
     }
     const std::uint64_t stamp = options_.write_data ? content : 0;
     model.mappings[block] = {data.value(), now_.time, stamp, stamp};
+    return {};
+}
+
+// In turn by the call without a condition, and by the one with it.
+result<void> metadata_driver::insert(thin_device& device, std::uint64_t block,
+                                     std::optional<data_block> present, data_block data) {
+    if (content_ % 2 == 0) {
+        return pool_->insert_block(device, virtual_block(block), data);
+    }
+    const auto another = present ? std::nullopt : std::optional(data);
+    for (const auto& expected : {another, present}) {
+        const bool inserted =
+            UTHIN_TRY(pool_->insert_block_if(device, virtual_block(block), expected, data));
+        if (inserted != (expected == present)) {
+            complain(fmt::format("device {}: block {} was {}inserted",
+                                 metadata::id_of(device).value(), block, inserted ? "" : "not "));
+        }
+    }
     return {};
 }
 
