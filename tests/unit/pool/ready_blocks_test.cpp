@@ -288,12 +288,13 @@ TEST_F(AllocatedAhead, APolicyHoldsForWhatWasTakenAlongToo) {
 // Where space has run out meanwhile, what was taken along is for whoever waits for space: not after
 // the next commit, which is an hour away, but at once.
 TEST_F(AllocatedAhead, WhatWasTakenAlongGoesToWhoWaitsForSpace) {
-    rig_options with = options(4096);
+    constexpr std::uint64_t data_blocks = 1280;  // a little more than blocks are lent beyond
+    rig_options with = options(data_blocks);
     with.pool.error_if_no_space = false;
-    with.pool.no_space_timeout = std::chrono::seconds(20);
+    with.pool.no_space_timeout = std::chrono::minutes(5);
     pool_rig rig(with);
     auto volume = rig.make(0, 256 * mib);
-    auto greedy = rig.make(1, 512 * mib);
+    auto greedy = rig.make(1, 256 * mib);
     std::thread waiting;
     result<void> waited;
     std::uint64_t calls = 0;
@@ -304,7 +305,7 @@ TEST_F(AllocatedAhead, WhatWasTakenAlongGoesToWhoWaitsForSpace) {
         const std::uint64_t free = rig->status()->data_total_blocks - *volume->mapped_blocks();
         waiting =
             std::thread([&, free] { waited = greedy->write(0, pattern(1, free * block_bytes)); });
-        for (int i = 0; i < 20000 && rig->mode() != pool_mode::out_of_data_space; ++i) {
+        for (int i = 0; i < 60000 && rig->mode() != pool_mode::out_of_data_space; ++i) {
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
         EXPECT_EQ(rig->mode(), pool_mode::out_of_data_space);
@@ -314,8 +315,8 @@ TEST_F(AllocatedAhead, WhatWasTakenAlongGoesToWhoWaitsForSpace) {
         ASSERT_OK(write_block(*volume, written++));
     }
     rig.hooked_data.before_zeroes(nullptr);
-    const std::uint64_t rest = 4096 - written;
-    for (int i = 0; i < 10000 && *greedy->mapped_blocks() != rest; ++i) {
+    const std::uint64_t rest = data_blocks - written;
+    for (int i = 0; i < 20000 && *greedy->mapped_blocks() != rest; ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     EXPECT_EQ(*greedy->mapped_blocks(), rest);
@@ -323,7 +324,7 @@ TEST_F(AllocatedAhead, WhatWasTakenAlongGoesToWhoWaitsForSpace) {
     rig->set_no_space_timeout(std::chrono::milliseconds(1));
     waiting.join();
     EXPECT_THAT(waited, HasCode(error_code::no_data_space));
-    EXPECT_EQ(rig->status()->data_used_blocks, 4096U);
+    EXPECT_EQ(rig->status()->data_used_blocks, data_blocks);
 }
 
 // A commit or an abort in the middle of it: what was taken along does not come back.
