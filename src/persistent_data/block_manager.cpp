@@ -304,7 +304,7 @@ result<block_bytes> block_manager::edit_copy(metadata_block where, const block_r
     block_ref fresh = make_page(where, from.get()->kind());
     const block_bytes bytes = fresh.page_->mutable_bytes();
     std::memcpy(bytes.data(), from.bytes().data(), bytes.size());
-    private_.insert_or_assign(where.value(), std::move(fresh));
+    keep_private(std::move(fresh));
     return bytes;
 }
 
@@ -313,8 +313,16 @@ result<block_bytes> block_manager::edit_new(metadata_block where, block_kind kin
     block_ref fresh = make_page(where, kind);
     const block_bytes bytes = fresh.page_->mutable_bytes();
     std::memset(bytes.data(), 0, bytes.size());
-    private_.insert_or_assign(where.value(), std::move(fresh));
+    keep_private(std::move(fresh));
     return bytes;
+}
+
+void block_manager::keep_private(block_ref page) {
+    block_ref& kept = private_[page.where().value()];
+    if (kept) {
+        replaced_.push_back(std::move(kept));
+    }
+    kept = std::move(page);
 }
 
 void block_manager::publish() {
@@ -334,6 +342,7 @@ void block_manager::publish() {
     }
     // Not clear(), nor `= {}`: they keep, and wipe each time, the largest table there ever was.
     private_ = std::unordered_map<std::uint64_t, block_ref>();
+    replaced_.clear();
     ++generation_;
     dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
 }
@@ -436,6 +445,7 @@ void block_manager::forget(std::uint64_t begin, std::uint64_t end) {
 void block_manager::reset() {
     flush_failed_ = false;
     private_.clear();
+    replaced_.clear();
     ++generation_;
     dirty_.clear();
     dirty_count_.store(0, std::memory_order_relaxed);

@@ -129,6 +129,8 @@ private:
     [[nodiscard]] result<void> write_pages(dirty_pages::const_iterator begin,
                                            dirty_pages::const_iterator end);
     void now_clean(std::uint64_t number);
+    // In place of the private page that the block may have had.
+    void keep_private(block_ref page);
 
     block_device& device_;
     std::atomic<std::uint64_t> block_count_;
@@ -139,6 +141,9 @@ private:
     std::array<shard, shard_count> shards_;
     // Writer only.
     std::unordered_map<std::uint64_t, block_ref> private_;
+    // Private pages of blocks that were freed and used anew since: what edit() returned stays valid
+    // where damaged metadata has a block counted as free that somebody changes.
+    std::vector<block_ref> replaced_;
     dirty_pages dirty_;
     std::uint64_t write_next_ = 0;  // where write_dirty() goes on
     std::atomic<std::uint64_t> dirty_count_{0};

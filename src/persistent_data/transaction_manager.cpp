@@ -7,6 +7,15 @@
 
 namespace uthin::persistent_data {
 
+namespace {
+
+error in_use_and_free(metadata_block where) {
+    return error(error_code::corrupt,
+                 fmt::format("metadata block {}: in use, and counted as free", where.value()));
+}
+
+}  // namespace
+
 class transaction_manager::writer_source final : public block_source {
 public:
     explicit writer_source(block_manager& blocks) : blocks_(blocks) {}
@@ -43,11 +52,19 @@ result<void> transaction_manager::open_space_map(const disk_space_map_root& root
     return metadata_map_->open(root);
 }
 
-result<shadow> transaction_manager::new_block(block_kind kind) {
+// What this transaction has is not counted as free, unless the metadata is damaged.
+result<metadata_block> transaction_manager::free_block() {
     const metadata_block fresh(UTHIN_TRY(metadata_map_->new_block()));
+    if (!exclusive_.insert(fresh.value()).second) {
+        return std::unexpected(in_use_and_free(fresh));
+    }
     tell_owner_hook(fresh);
+    return fresh;
+}
+
+result<shadow> transaction_manager::new_block(block_kind kind) {
+    const metadata_block fresh = UTHIN_TRY(free_block());
     const block_bytes bytes = UTHIN_TRY(blocks_.edit_new(fresh, kind));
-    exclusive_.insert(fresh.value());
     return shadow{fresh, bytes, false};
 }
 
@@ -57,18 +74,15 @@ result<shadow> transaction_manager::shadow_block(metadata_block where, block_kin
     }
     const std::uint32_t pointers = UTHIN_TRY(metadata_map_->count(where.value()));
     if (pointers == 0) {  // the copy could be put on the original, which the last commit needs
-        return fail(error_code::corrupt,
-                    fmt::format("metadata block {}: in use, and counted as free", where.value()));
+        return std::unexpected(in_use_and_free(where));
     }
     const block_ref original = UTHIN_TRY(blocks_.writer_read(where, kind));
-    const metadata_block copy(UTHIN_TRY(metadata_map_->new_block()));
-    tell_owner_hook(copy);
+    const metadata_block copy = UTHIN_TRY(free_block());
     if (pointers > 1) {
         tell_owner_hook(where);
     }
     UTHIN_TRY(metadata_map_->dec(where.value(), where.value() + 1));
     const block_bytes bytes = UTHIN_TRY(blocks_.edit_copy(copy, original));
-    exclusive_.insert(copy.value());
     return shadow{copy, bytes, pointers > 1};
 }
 

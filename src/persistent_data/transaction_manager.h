@@ -70,6 +70,7 @@ public:
 
 private:
     class writer_source;
+    [[nodiscard]] result<metadata_block> free_block();
     void tell_owner_hook(metadata_block where);
 
     block_manager& blocks_;
