@@ -33,6 +33,16 @@ void yield_thread() noexcept {
 #endif
 }
 
+void pause_thread() noexcept {
+#if defined(UTHIN_SCHEDULES)
+    scheduled::yield();
+#elif defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
 std::uint32_t processor_count() noexcept {
     return std::max(std::thread::hardware_concurrency(), 1U);
 }

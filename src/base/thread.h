@@ -43,6 +43,9 @@ private:
 // Lets another thread run, in loops that wait for a few instructions of it.
 void yield_thread() noexcept;
 
+// Spends some tens of nanoseconds, in loops that wait for little of a thread that runs now.
+void pause_thread() noexcept;
+
 // How many threads the machine runs at a time; at least 1.
 [[nodiscard]] std::uint32_t processor_count() noexcept;
 

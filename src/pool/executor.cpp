@@ -63,9 +63,21 @@ void executor::submit(work_queue& queue, work& request) {
     push(request);
 }
 
+// Another caller's request mostly ends before two switches of threads would have.
+bool executor::take_turn() noexcept {
+    constexpr int tries = 100;
+    for (int i = 0; i < tries && !thread_waits_.load(std::memory_order_relaxed); ++i) {
+        if (turn_lock_.native().try_lock()) {
+            return true;
+        }
+        pause_thread();
+    }
+    return false;
+}
+
 // The lock that was only tried for is beyond the analysis.
 bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
-    if (!threaded_.load() || !turn_lock_.native().try_lock()) {
+    if (!threaded_.load() || !take_turn()) {
         return false;
     }
     {
@@ -150,8 +162,10 @@ void executor::wake() {
 void executor::loop() {
     for (;;) {
         std::chrono::nanoseconds idle{0};
+        thread_waits_.store(true, std::memory_order_relaxed);
         {
             lock_guard alone(turn_lock_);
+            thread_waits_.store(false, std::memory_order_relaxed);
             if (turn()) {
                 continue;
             }

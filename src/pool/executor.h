@@ -157,6 +157,8 @@ public:
 
 private:
     void loop();
+    // Takes turn_lock_, unless that would take long.
+    [[nodiscard]] bool take_turn() noexcept;
     // Runs `request` on the calling thread. False: there is other work, or another thread is at it.
     [[nodiscard]] bool run_here(work& request);
     // False when there was nothing to do.
@@ -193,6 +195,8 @@ private:
     bool stopping_ GUARDED_BY(lock_) = false;
 
     std::atomic<bool> threaded_{false};
+    // The thread is next: callers that only try for the lock would overtake it again and again.
+    std::atomic<bool> thread_waits_{false};
     std::atomic<std::uint64_t> waiting_{0};  // requests in the queues
     std::atomic<std::uint64_t> turns_{0};
     std::atomic<std::uint64_t> requests_{0};
