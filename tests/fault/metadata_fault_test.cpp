@@ -243,15 +243,7 @@ void add_lookup_calls(std::vector<scenario>& all) {
                    }});
 }
 
-void add_mapping_calls(std::vector<scenario>& all) {
-    all.push_back({"alloc_data_block and insert_block", [](metadata& pool) -> result<std::string> {
-                       UTHIN_TRY(map_run(pool, empty_device, 5, 6));
-                       return commit(pool);
-                   }});
-    all.push_back({"insert_block over a shared one", [](metadata& pool) -> result<std::string> {
-                       UTHIN_TRY(map_run(pool, snapshot_device, 123, 124));
-                       return commit(pool);
-                   }});
+void add_conditional_insertions(std::vector<scenario>& all) {
     all.push_back({"insert_block_if", [](metadata& pool) -> result<std::string> {
                        UTHIN_TRY(with_device(
                            pool, snapshot_device, [&](thin_device& device) -> result<std::string> {
@@ -272,6 +264,17 @@ void add_mapping_calls(std::vector<scenario>& all) {
                                return done == "nyny" ? result<std::string>(done)
                                                      : fail(error_code::corrupt, done);
                            }));
+                       return commit(pool);
+                   }});
+}
+
+void add_mapping_calls(std::vector<scenario>& all) {
+    all.push_back({"alloc_data_block and insert_block", [](metadata& pool) -> result<std::string> {
+                       UTHIN_TRY(map_run(pool, empty_device, 5, 6));
+                       return commit(pool);
+                   }});
+    all.push_back({"insert_block over a shared one", [](metadata& pool) -> result<std::string> {
+                       UTHIN_TRY(map_run(pool, snapshot_device, 123, 124));
                        return commit(pool);
                    }});
     all.push_back({"alloc_data_range, dec_data_range", [](metadata& pool) -> result<std::string> {
@@ -394,6 +397,7 @@ std::vector<scenario> scenarios() {
     std::vector<scenario> all;
     add_device_calls(all);
     add_lookup_calls(all);
+    add_conditional_insertions(all);
     add_mapping_calls(all);
     add_pool_calls(all);
     return all;

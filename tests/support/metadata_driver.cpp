@@ -122,7 +122,6 @@ result<void> metadata_driver::open(const pool_state& state) {
 }
 
 // ---- committing
-// ------------------------------------------------------------------------------------------------
 
 std::vector<bool> metadata_driver::data_used(const pool_state& state) const {
     std::vector<bool> used(options_.data_blocks_max);
@@ -230,7 +229,6 @@ std::uint64_t metadata_driver::duties_after(std::uint64_t operations) const {
 }
 
 // ---- operations
-// ------------------------------------------------------------------------------------------------
 
 pool_operation metadata_driver::any_operation() {
     return static_cast<pool_operation>(random_.below(pool_operation_count));
@@ -421,30 +419,15 @@ result<void> metadata_driver::write_block(thin_device& device, std::uint64_t blo
     if (options_.write_data) {
         UTHIN_TRY(data_device_.write(data.value() * stamped_block_bytes, stamped_block(content)));
     }
-    UTHIN_TRY(insert(device, block, found ? std::optional(found->block) : std::nullopt, data));
+    const auto present = found ? std::optional(found->block) : std::nullopt;
+    if (!UTHIN_TRY(pool_->insert_block_if(device, virtual_block(block), present, data))) {
+        complain("a mapping that was as expected was not replaced");
+    }
     if (!found) {
         ++model.details.mapped_blocks;
     }
     const std::uint64_t stamp = options_.write_data ? content : 0;
     model.mappings[block] = {data.value(), now_.time, stamp, stamp};
-    return {};
-}
-
-// In turn by the call without a condition, and by the one with it.
-result<void> metadata_driver::insert(thin_device& device, std::uint64_t block,
-                                     std::optional<data_block> present, data_block data) {
-    if (content_ % 2 == 0) {
-        return pool_->insert_block(device, virtual_block(block), data);
-    }
-    const auto another = present ? std::nullopt : std::optional(data);
-    for (const auto& expected : {another, present}) {
-        const bool inserted =
-            UTHIN_TRY(pool_->insert_block_if(device, virtual_block(block), expected, data));
-        if (inserted != (expected == present)) {
-            complain(fmt::format("device {}: block {} was {}inserted",
-                                 metadata::id_of(device).value(), block, inserted ? "" : "not "));
-        }
-    }
     return {};
 }
 
@@ -682,7 +665,6 @@ std::uint64_t metadata_driver::unused_device() const {
 }
 
 // ---- complaints
-// ------------------------------------------------------------------------------------------------
 
 void metadata_driver::complain(std::string text) {
     if (complaints_.size() < complaints_max) {

@@ -147,8 +147,6 @@ private:
     [[nodiscard]] result<void> run(pool_operation operation);
     [[nodiscard]] result<void> write_kind(pool_operation operation);
     [[nodiscard]] result<void> write_block(thin_device& device, std::uint64_t block, bool fua);
-    [[nodiscard]] result<void> insert(thin_device& device, std::uint64_t block,
-                                      std::optional<data_block> present, data_block data);
     [[nodiscard]] result<void> write_in_place(mapped_block& mapping, bool fua);
     [[nodiscard]] result<void> discard(std::uint64_t id, std::uint64_t begin, std::uint64_t end,
                                        std::uint64_t budget);

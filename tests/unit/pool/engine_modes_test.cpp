@@ -1,5 +1,6 @@
 // The pool's modes: what each does to each operation, and what leads from one to another. The table
 // is that of docs/modes.md.
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -377,8 +378,16 @@ TEST(ModeTransition, TheTimeoutComesWhetherOrNotAnybodyWaits) {
     EXPECT_THAT(volume->write(0, pattern(1, 5 * block)), HasCode(error_code::no_data_space));
     EXPECT_EQ(rig->mode(), pool_mode::out_of_data_space);
     EXPECT_TRUE(rig->status()->error_if_no_space);
+    // The event comes after what it tells.
+    std::uint64_t before = 0;
+    for (bool told = false; !told;) {
+        const pool_events seen = rig->events(before, 10s);
+        ASSERT_FALSE(seen.events.empty());
+        told = std::ranges::any_of(
+            seen.events, [](const auto& one) { return one.event == pool_event::no_space_timeout; });
+        before = seen.last;
+    }
     // Back to waiting, with the time begun anew; nobody writes.
-    const std::uint64_t before = rig->events(0, 0s).last;
     rig->set_error_if_no_space(false);
     EXPECT_FALSE(rig->status()->error_if_no_space);
     const pool_events events = rig->events(before, 10s);
