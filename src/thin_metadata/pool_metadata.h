@@ -197,10 +197,10 @@ struct metadata::impl {
     [[nodiscard]] result<std::uint32_t> next_time() const;
 
     // ---- mappings (pool_metadata_mappings.cpp)
-    // Within read_published().
-    [[nodiscard]] result<metadata_block> published_tree(thin_metadata::block_source& source,
-                                                        const thin_metadata::metadata_roots& roots,
-                                                        const thin_device& device) const;
+    // Of the published roots, within read_published(); or of now_, by the writer.
+    [[nodiscard]] result<metadata_block> tree_in(thin_metadata::block_source& source,
+                                                 const thin_metadata::metadata_roots& roots,
+                                                 const thin_device& device) const;
     [[nodiscard]] result<std::optional<lookup_result>> lookup_published(
         thin_metadata::block_source& source, const thin_device& device, virtual_block block) const
         REQUIRES_SHARED(state_lock_);

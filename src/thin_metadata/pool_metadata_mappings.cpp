@@ -113,9 +113,8 @@ void metadata::impl::remember_tree(const metadata_roots& roots, const thin_devic
     }
 }
 
-result<metadata_block> metadata::impl::published_tree(block_source& source,
-                                                      const metadata_roots& roots,
-                                                      const thin_device& device) const {
+result<metadata_block> metadata::impl::tree_in(block_source& source, const metadata_roots& roots,
+                                               const thin_device& device) const {
     if (const auto remembered = remembered_tree(roots, device)) {
         return *remembered;
     }
@@ -139,7 +138,7 @@ result<std::optional<lookup_result>> metadata::impl::lookup_in(block_source& sou
 result<std::optional<lookup_result>> metadata::impl::lookup_published(block_source& source,
                                                                       const thin_device& device,
                                                                       virtual_block block) const {
-    return lookup_in(source, UTHIN_TRY(published_tree(source, published_, device)), device, block);
+    return lookup_in(source, UTHIN_TRY(tree_in(source, published_, device)), device, block);
 }
 
 result<std::optional<mapped_range>> metadata::impl::lookup_range(block_source& source,
@@ -181,7 +180,7 @@ result<std::optional<lookup_result>> metadata::find_block(const thin_device& dev
     return impl_->read_published(
         [&](block_source& source,
             const metadata_roots& roots) -> result<std::optional<lookup_result>> {
-            const metadata_block root = UTHIN_TRY(impl_->published_tree(source, roots, device));
+            const metadata_block root = UTHIN_TRY(impl_->tree_in(source, roots, device));
             return impl::lookup_in(source, root, device, block);
         });
 }
@@ -238,7 +237,7 @@ result<std::optional<lookup_result>> metadata::find_block_in_batch(const thin_de
     return or_out_of_memory([&]() -> result<std::optional<lookup_result>> {
         UTHIN_TRY(impl_->usable());
         auto& source = impl_->open_->tm.source();
-        const metadata_block root = UTHIN_TRY(impl_->published_tree(source, impl_->now_, device));
+        const metadata_block root = UTHIN_TRY(impl_->tree_in(source, impl_->now_, device));
         return impl::lookup_in(source, root, device, block);
     });
 }
