@@ -129,7 +129,8 @@ public:
     // ---- devices
     // -------------------------------------------------------------------------------------------
 
-    // Writer. already_exists; invalid_argument above 24 bits.
+    // Writer. already_exists; invalid_argument above 24 bits; busy while a device is open that had
+    // this id until an abort took its creation back. (So for every id that becomes a device's.)
     [[nodiscard]] result<void> create_thin(device_id id);
     // Writer. O(depth of the top tree). already_exists; not_found (no origin); no_data_space never;
     // out_of_range when the pool's time would reach 2^24. The caller has quiesced the origin's

@@ -385,6 +385,7 @@ result<void> metadata::impl::reload() {
         }
         device->changed.store(false);
         device->last_change.store(0);
+        device->creation_aborted.store(!details);
         device->set_details(details.value_or(device_details{}));
     }
     const exclusive_lock guard(state_lock_);

@@ -42,6 +42,8 @@ public:
     std::atomic<std::uint32_t> snapshotted_time{0};
     std::atomic<bool> changed{false};
     std::atomic<bool> aborted_with_changes{false};
+    // Its creation was aborted while it was open: the record waits for its close.
+    std::atomic<bool> creation_aborted{false};
     std::atomic<std::uint64_t> last_change{0};
     // Where its tree begins: the root's number (24 bits) and, above it, the low bits of the
     // metadata_roots::top_version that this is true for.
@@ -180,6 +182,7 @@ struct metadata::impl {
         device_id id) const;
     [[nodiscard]] result<thin_device*> device(device_id id);
     [[nodiscard]] thin_device* add_device(device_id id, const device_details& details);
+    [[nodiscard]] result<void> check_vacant(device_id id);
     void forget_device(device_id id);
     void mark_changed(thin_device& device);
     [[nodiscard]] result<void> put_details(device_id id, const device_details& details);

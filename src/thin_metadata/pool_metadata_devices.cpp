@@ -52,6 +52,9 @@ result<thin_device*> metadata::impl::device(device_id id) {
     {
         const shared_lock guard(state_lock_);
         if (const auto found = devices_.find(id.value()); found != devices_.end()) {
+            if (found->second->creation_aborted.load()) {
+                return std::unexpected(unknown_device(id));
+            }
             return found->second.get();
         }
     }
@@ -66,7 +69,29 @@ thin_device* metadata::impl::add_device(device_id id, const device_details& deta
     auto fresh = std::make_unique<thin_device>(id);
     fresh->set_details(details);
     const exclusive_lock guard(state_lock_);
-    return devices_.insert_or_assign(id.value(), std::move(fresh)).first->second.get();
+    const auto [at, added] = devices_.emplace(id.value(), std::move(fresh));
+    UTHIN_ASSERT(added);  // Somebody may hold a pointer to the record there is.
+    return at->second.get();
+}
+
+// Whether a device with this id can be made. Writer.
+result<void> metadata::impl::check_vacant(device_id id) {
+    if (UTHIN_TRY(details_in(open_->tm.source(), now_, id))) {
+        return std::unexpected(taken(id));
+    }
+    const shared_lock guard(state_lock_);
+    const auto found = devices_.find(id.value());
+    if (found == devices_.end()) {
+        return {};
+    }
+    if (found->second->creation_aborted.load()) {
+        return fail(error_code::busy,
+                    fmt::format("device {} is open, and the abort took its creation back; close "
+                                "it first",
+                                id.value()));
+    }
+    return fail(error_code::corrupt,
+                fmt::format("the details tree has lost device {}, which it had", id.value()));
 }
 
 void metadata::impl::forget_device(device_id id) {
@@ -107,6 +132,9 @@ result<metadata_block> metadata::impl::tree_of(device_id id) {
 }
 
 result<metadata_block> metadata::impl::tree_of(const thin_device& device) {
+    if (device.creation_aborted.load()) {
+        return std::unexpected(unknown_device(device.id));
+    }
     if (const auto remembered = remembered_tree(now_, device)) {
         return *remembered;
     }
@@ -142,9 +170,7 @@ result<void> metadata::create_thin(device_id id) {
     return impl_->mutate([&]() -> result<void> {
         UTHIN_TRY(check_id(id));
         impl_->make_metadata_room();
-        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, id))) {
-            return std::unexpected(taken(id));
-        }
+        UTHIN_TRY(impl_->check_vacant(id));
         const metadata_block root = UTHIN_TRY(impl_->open_->bottom.create());
         UTHIN_TRY(impl_->insert_top(id, root));
         const device_details details{0, impl_->now_.transaction_id, impl_->now_.time,
@@ -159,9 +185,7 @@ result<void> metadata::create_snap(device_id id, device_id origin) {
     return impl_->mutate([&]() -> result<void> {
         UTHIN_TRY(check_id(id));
         impl_->make_metadata_room();
-        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, id))) {
-            return std::unexpected(taken(id));
-        }
+        UTHIN_TRY(impl_->check_vacant(id));
         thin_device* source = UTHIN_TRY(impl_->device(origin));
         const std::uint32_t time = UTHIN_TRY(impl_->next_time());
         const metadata_block root = UTHIN_TRY(impl_->tree_of(origin));
@@ -197,9 +221,7 @@ result<void> metadata::delete_thin(device_id id) {
 result<void> metadata::swap_root(device_id id, device_id source, device_id graveyard) {
     return impl_->mutate([&]() -> result<void> {
         UTHIN_TRY(check_id(graveyard));
-        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, graveyard))) {
-            return std::unexpected(taken(graveyard));
-        }
+        UTHIN_TRY(impl_->check_vacant(graveyard));
         thin_device* target = UTHIN_TRY(impl_->device(id));
         thin_device* from = UTHIN_TRY(impl_->device(source));
         const std::uint32_t time = UTHIN_TRY(impl_->next_time());
@@ -227,9 +249,7 @@ result<void> metadata::swap_root(device_id id, device_id source, device_id grave
 result<void> metadata::replace_root(device_id id, device_id donor, device_id graveyard) {
     return impl_->mutate([&]() -> result<void> {
         UTHIN_TRY(check_id(graveyard));
-        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, graveyard))) {
-            return std::unexpected(taken(graveyard));
-        }
+        UTHIN_TRY(impl_->check_vacant(graveyard));
         thin_device* target = UTHIN_TRY(impl_->device(id));
         const thin_device* from = UTHIN_TRY(impl_->device(donor));
         if (from->open_count != 0) {

@@ -429,9 +429,7 @@ result<void> metadata::build_device(device_id id, const device_details& details,
         if (impl_->in_batch_) {
             return fail(error_code::invalid_argument, "a device cannot be built inside a batch");
         }
-        if (UTHIN_TRY(impl_->details_in(impl_->open_->tm.source(), impl_->now_, id))) {
-            return fail(error_code::already_exists, fmt::format("device {} exists", id.value()));
-        }
+        UTHIN_TRY(impl_->check_vacant(id));
         // Published as it grows: nothing points to the new tree yet, so no reader can come across
         // it.
         constexpr std::uint64_t blocks_between_publishing = 1024;
