@@ -9,7 +9,7 @@ import subprocess
 import tree
 
 LARGE_BYTES = 1_000_000
-DATA_FOLDERS = ("tests/data/", "fuzz/seeds/")
+DATA_FOLDERS = ("tests/data/", "tests/fuzz/corpus/")
 PICTURES = (".png", ".svg", ".ico")
 STRAY_ENDINGS = ("~", ".orig", ".rej", ".bak", ".swp", ".o", ".a", ".so", ".pyc", ".log", ".tmp", ".img")
 STRAY_NAMES = {"core", "a.out", "nohup.out", "vgcore"}
