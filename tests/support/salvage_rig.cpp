@@ -109,7 +109,7 @@ void expect_missing_is_listed(const pool_state& before, salvage_outcome& found) 
             }
             ++found.missing[id];
             const bool listed = std::any_of(found.report.losses.begin(), found.report.losses.end(),
-                                            [id = id, block = block](const lost_mappings& loss) {
+                                            [id, block](const lost_mappings& loss) {
                                                 return loss.device.value() == id &&
                                                        loss.blocks.first <= block &&
                                                        block <= loss.blocks.last;
