@@ -172,10 +172,10 @@ private:
         }
         if (!state_.token.empty()) {
             const auto* pending = replication::find_volume(ours, state_.pending);
-            if (auto resumed = resume(pending)) {
-                return resumed;
+            auto resumed = resume(pending);
+            if (resumed || !state_.token.empty()) {
+                return resumed;  // or the next round goes on from further on
             }
-            state_.token.clear();
         }
         return send_new(base);
     }
@@ -193,9 +193,11 @@ private:
         return {};
     }
 
-    // The newest snapshot of the volume here whose content is there as well.
+    // The newest snapshot of the volume here whose content is there as well, as a snapshot of the
+    // replica: another one may be newer than what the replica stands on.
     [[nodiscard]] const volume_info* common_snapshot(const std::vector<volume_info>& ours,
                                                      const std::vector<volume_info>& theirs) const {
+        const volume_info* replica = replication::find_volume(theirs, target_.volume);
         const volume_info* found = nullptr;
         for (const volume_info& own : ours) {
             if (!is_snapshot(own) || own.parent_uuid != source_.uuid) {
@@ -203,7 +205,8 @@ private:
             }
             const bool shared = std::ranges::any_of(theirs, [&](const volume_info& other) {
                 return is_snapshot(other) && content_id(other) == content_id(own) &&
-                       other.size_bytes == own.size_bytes;
+                       other.size_bytes == own.size_bytes &&
+                       (replica == nullptr || other.parent_uuid == replica->uuid);
             });
             if (shared && (found == nullptr || own.creation_time > found->creation_time)) {
                 found = &own;

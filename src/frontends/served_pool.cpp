@@ -157,10 +157,9 @@ result<opened_export> served_pool::open_export(const std::string& name, bool rea
         }
     }
     const volume_info volume = UTHIN_TRY(std::move(shown));
-    const auto label = volume.labels.find(std::string(read_only_label));
-    const bool marked = label != volume.labels.end() && label->second == "true";
     opened_export opened;
-    opened.writable = !read_only && !marked && !impl_->options.read_only;
+    opened.writable =
+        !read_only && !is_marked_read_only(volume.labels) && !impl_->options.read_only;
     opened.content = UTHIN_TRY(impl_->directory->open_volume(name, !opened.writable));
     opened.size_bytes = opened.content->size_bytes();
     opened.description = description_of(volume);
@@ -174,15 +173,19 @@ result<std::optional<opened_export>> served_pool::open_since(const std::string& 
             continue;
         }
         // Asked once now, so that a pair without a difference is refused and not half copied.
-        UTHIN_TRY(directory->diff({.from = names.from, .to = names.to, .ranges_max = 1}));
+        diff_request sides{.from = names.from, .to = names.to, .ranges_max = 1};
+        const diff_reply first = UTHIN_TRY(directory->diff(sides));
+        // Whoever gets the names later is not meant.
+        sides.from_device = first.from_device;
+        sides.to_device = first.to_device;
         opened_export opened;
         opened.content = UTHIN_TRY(directory->open_volume(names.to, true));
         opened.size_bytes = opened.content->size_bytes();
         opened.description = "what changed since " + names.from;
-        opened.extents = [directory, names](std::uint64_t offset_bytes, std::uint64_t length_bytes,
+        opened.extents = [directory, sides](std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                             std::size_t extents_max) {
             const auto diff = [&](const diff_request& request) { return directory->diff(request); };
-            return extents_since(diff, names, offset_bytes, length_bytes, extents_max);
+            return extents_since(diff, sides, offset_bytes, length_bytes, extents_max);
         };
         return opened;
     }

@@ -60,14 +60,11 @@ std::vector<since_name> since_names(const std::string& name) {
 }
 
 result<std::vector<volume_extent>> extents_since(
-    const std::function<result<diff_reply>(const diff_request&)>& diff, const since_name& names,
+    const std::function<result<diff_reply>(const diff_request&)>& diff, diff_request sides,
     std::uint64_t offset_bytes, std::uint64_t length_bytes, std::size_t extents_max) {
-    diff_request wanted;
-    wanted.from = names.from;
-    wanted.to = names.to;
-    wanted.offset_bytes = offset_bytes;
-    wanted.ranges_max = std::max<std::size_t>(extents_max / 2, 1);
-    const diff_reply found = UTHIN_TRY(diff(wanted));
+    sides.offset_bytes = offset_bytes;
+    sides.ranges_max = std::max<std::size_t>(extents_max / 2, 1);
+    const diff_reply found = UTHIN_TRY(diff(sides));
     // The block in which a smaller A ends: what lies behind that end was never part of it.
     const std::uint64_t seam_begin = found.from_size_bytes;
     const std::uint64_t into_block = seam_begin % found.block_size_bytes;

@@ -27,9 +27,9 @@ struct since_name {
 [[nodiscard]] std::vector<since_name> since_names(const std::string& name);
 
 // What is to be copied within the range, and what is not; at most `extents_max`, from its begin
-// without gaps.
+// without gaps. `sides` tells of what, not of where.
 [[nodiscard]] result<std::vector<volume_extent>> extents_since(
-    const std::function<result<diff_reply>(const diff_request&)>& diff, const since_name& names,
+    const std::function<result<diff_reply>(const diff_request&)>& diff, diff_request sides,
     std::uint64_t offset_bytes, std::uint64_t length_bytes, std::size_t extents_max);
 
 }  // namespace uthin::frontends

@@ -88,7 +88,7 @@ result<std::string> read_file(const std::string& path, std::uint64_t bytes_max) 
 }
 
 result<void> replace_file(const std::string& path, std::string_view content) {
-    const std::string fresh = path + ".new";
+    const std::string fresh = path + std::string(replacement_suffix);
     const owned_descriptor file(
         ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
     if (!file.valid()) {

@@ -24,6 +24,7 @@ namespace uthin::io {
 
 [[nodiscard]] result<std::string> read_file(const std::string& path, std::uint64_t bytes_max);
 // Through "PATH.new" in the same directory.
+inline constexpr std::string_view replacement_suffix = ".new";
 [[nodiscard]] result<void> replace_file(const std::string& path, std::string_view content);
 [[nodiscard]] result<void> rename_file(const std::string& from, const std::string& to);
 [[nodiscard]] result<void> remove_file(const std::string& path);

@@ -86,6 +86,11 @@ bool lease_is_over(const label_map& labels, std::int64_t now_unix_seconds) {
            (owner != labels.end() && !may_be_running(owner->second));
 }
 
+bool is_marked_read_only(const label_map& labels) {
+    const auto label = labels.find(std::string(read_only_label));
+    return label != labels.end() && label->second == "true";
+}
+
 std::optional<std::string> holder_of(const label_map& labels) {
     const auto at = labels.lower_bound(std::string(hold_label_prefix));
     if (at == labels.end() || !at->first.starts_with(hold_label_prefix)) {

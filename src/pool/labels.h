@@ -35,6 +35,9 @@ inline constexpr std::string_view replica_of_label = "replica-of";
 [[nodiscard]] label_map make_lease(std::int64_t until_unix_seconds);
 [[nodiscard]] bool lease_is_over(const label_map& labels, std::int64_t now_unix_seconds);
 
+// No client may write to it.
+[[nodiscard]] bool is_marked_read_only(const label_map& labels);
+
 // Who holds the volume, and why.
 [[nodiscard]] std::optional<std::string> holder_of(const label_map& labels);
 

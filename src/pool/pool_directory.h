@@ -257,7 +257,14 @@ private:
 
     // Both sides of a diff and the committed state that holds them.
     struct diff_sides;
+    class range_collector;
     [[nodiscard]] result<diff_sides> find_sides(const diff_request& request);
+    // The tag of the device, which is the one that is wanted, if one is.
+    [[nodiscard]] result<std::string> check_device(const found_volume& found,
+                                                   const std::string& wanted) const;
+    [[nodiscard]] result<bool> add_changes(const diff_sides& sides,
+                                           std::optional<metadata_block> from_root,
+                                           range<virtual_block> within, range_collector& ranges);
 
     // The device of an external origin, the same for all who use it.
     [[nodiscard]] result<std::shared_ptr<block_device>> origin_device(const std::string& url,

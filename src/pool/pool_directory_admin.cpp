@@ -38,6 +38,7 @@ result<pool_report> pool_directory::report() {
     report.data_url = resolved_url(directory_, file.data);
     report.adopted = file.adopted;
     report.served = started_;
+    report.opened_read_only = pool_options_.read_only;
     report.block_size_bytes = pool_->data_block_size_bytes();
     report.mode = to_string(pool_->mode());
     report.mode_cause = pool_->mode_cause();

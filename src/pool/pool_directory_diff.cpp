@@ -13,18 +13,22 @@ namespace uthin {
 
 namespace {
 
+using thin_metadata::difference_kind;
+
 constexpr std::uint64_t ranges_max = 64U << 10;
 
-change_kind kind_of(thin_metadata::difference_kind kind) {
+change_kind kind_of(difference_kind kind) {
     switch (kind) {
-        case thin_metadata::difference_kind::left_only: return change_kind::removed;
-        case thin_metadata::difference_kind::right_only: return change_kind::added;
+        case difference_kind::left_only: return change_kind::removed;
+        case difference_kind::right_only: return change_kind::added;
         default: return change_kind::changed;
     }
 }
 
+}  // namespace
+
 // Turns runs of blocks into ranges of bytes until the reply is full.
-class range_collector {
+class pool_directory::range_collector {
 public:
     range_collector(diff_reply& reply, std::uint64_t begin_bytes, std::uint64_t wanted)
         : reply_(reply), begin_bytes_(begin_bytes), wanted_(wanted) {}
@@ -65,7 +69,10 @@ private:
     const std::uint64_t wanted_;
 };
 
-}  // namespace
+std::string device_tag(const volume_info& volume) {
+    return fmt::format("{}-{}-{}", volume.dev_id, volume.creation_time,
+                       volume.creation_transaction_id);
+}
 
 struct pool_directory::diff_sides {
     std::shared_ptr<thin_metadata::metadata_view> view;
@@ -73,7 +80,27 @@ struct pool_directory::diff_sides {
     metadata_block to_root;
     std::uint64_t from_size_bytes = 0;
     std::uint64_t to_size_bytes = 0;
+    std::string from_device{};
+    std::string to_device{};
+    bool has_origin = false;
 };
+
+result<std::string> pool_directory::check_device(const found_volume& found,
+                                                 const std::string& wanted) const {
+    const device_identity& identity = found.record.identity;
+    volume_info volume;
+    volume.dev_id = identity.id.value();
+    volume.creation_time = identity.creation_time;
+    volume.creation_transaction_id = identity.creation_transaction_id;
+    std::string tag = device_tag(volume);
+    if (!wanted.empty() && tag != wanted) {
+        return fail(error_code::not_found,
+                    fmt::format("{}/{}: was deleted or renamed meanwhile, and another volume has "
+                                "the name; start again",
+                                printable(directory_), printable(found.record.name)));
+    }
+    return tag;
+}
 
 result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request& request) {
     const lock_guard held(change_lock_);
@@ -96,6 +123,11 @@ result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request
         UTHIN_TRY_CTX(pool_->commit(), printable(directory_));
     }
     diff_sides sides;
+    sides.to_device = UTHIN_TRY(check_device(to, request.to_device));
+    sides.has_origin = !to.record.external_origin.empty();
+    if (from) {
+        sides.from_device = UTHIN_TRY(check_device(*from, request.from_device));
+    }
     sides.view = UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
     sides.to_root = UTHIN_TRY_CTX(
         thin_metadata::mapping_root_of(*sides.view, to.record.identity.id), printable(directory_));
@@ -109,25 +141,57 @@ result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request
     return sides;
 }
 
+// Adds the changes of [begin, end) to `ranges`. False: no more are wanted.
+result<bool> pool_directory::add_changes(const diff_sides& sides,
+                                         std::optional<metadata_block> from_root,
+                                         range<virtual_block> within, range_collector& ranges) {
+    using thin_metadata::difference_run;
+    bool full = false;
+    auto walked = thin_metadata::find_changes(
+        *sides.view, from_root, sides.to_root, within.begin,
+        [&](const difference_run& run) -> result<void> {
+            difference_run part = run;
+            part.count = std::min(
+                run.count, within.end.value() - std::min(run.begin.value(), within.end.value()));
+            const bool ends = part.count < run.count;
+            full = part.count != 0 && !ranges.add(part);
+            return full || ends ? fail(error_code::cancelled, "enough") : result<void>();
+        });
+    if (!walked && walked.error().code() != error_code::cancelled) {
+        return std::unexpected(std::move(walked).error().with_context(printable(directory_)));
+    }
+    return !full;
+}
+
 result<diff_reply> pool_directory::diff(const diff_request& request) {
     const diff_sides sides = UTHIN_TRY(find_sides(request));
     diff_reply reply;
     reply.from_size_bytes = sides.from_size_bytes;
     reply.to_size_bytes = sides.to_size_bytes;
     reply.block_size_bytes = pool_->data_block_size_bytes();
+    reply.from_device = sides.from_device;
+    reply.to_device = sides.to_device;
     const std::uint64_t wanted =
         std::clamp<std::uint64_t>(request.ranges_max, 1, uthin::ranges_max);
     range_collector ranges(reply, request.offset_bytes, wanted);
-    bool full = false;
-    auto walked = thin_metadata::find_changes(
-        *sides.view, sides.from_root, sides.to_root,
-        virtual_block(request.offset_bytes / reply.block_size_bytes),
-        [&](const thin_metadata::difference_run& run) -> result<void> {
-            full = !ranges.add(run);
-            return full ? fail(error_code::cancelled, "enough") : result<void>();
-        });
-    if (!walked && !full) {
-        return std::unexpected(std::move(walked).error().with_context(printable(directory_)));
+    const virtual_block begin(request.offset_bytes / reply.block_size_bytes);
+    constexpr virtual_block last(UINT64_MAX);
+    const bool grew = sides.from_root && sides.from_size_bytes < sides.to_size_bytes;
+    const virtual_block old_end =
+        grew ? virtual_block((sides.from_size_bytes + reply.block_size_bytes - 1) /
+                             reply.block_size_bytes)
+             : last;
+    if (begin < old_end &&
+        !UTHIN_TRY(add_changes(sides, sides.from_root, {begin, old_end}, ranges))) {
+        return reply;
+    }
+    const virtual_block behind = std::max(begin, old_end);
+    if (grew && sides.has_origin) {
+        // Holes read as the origin there.
+        (void)ranges.add(
+            {difference_kind::right_only, behind, last - behind, data_block(0), data_block(0)});
+    } else if (grew) {
+        (void)UTHIN_TRY(add_changes(sides, std::nullopt, {behind, last}, ranges));
     }
     return reply;
 }

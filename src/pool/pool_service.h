@@ -48,6 +48,9 @@ struct volume_info {
     bool operator==(const volume_info&) const = default;
 };
 
+// Names the device that a volume is now, in its pool and for all time.
+[[nodiscard]] std::string device_tag(const volume_info& volume);
+
 struct pool_report {
     std::string uuid{};
     std::string directory{};
@@ -55,6 +58,7 @@ struct pool_report {
     std::string data_url{};
     bool adopted = false;
     bool served = false;
+    bool opened_read_only = false;  // nothing in it can change while it is open
     std::string mode{};        // write, out_of_data_space, out_of_metadata_space, read_only, fail
     std::string mode_cause{};  // empty in write mode
     bool needs_check = false;
@@ -214,12 +218,17 @@ struct changed_range {
 struct diff_request {
     std::string from{};  // empty: nothing, so that everything mapped is added
     std::string to{};
+    // Which devices are meant, as device_tag() names them: refused with not_found when another one
+    // has the name by now. Empty: whichever has it.
+    std::string from_device{};
+    std::string to_device{};
     std::uint64_t offset_bytes = 0;        // of the first byte that is asked for
     std::uint64_t ranges_max = 64U << 10;  // also the greatest number that is given
 };
 
 // Changes of mapping, whole blocks but for the end of a volume. Ranges ascend, neighbours of one
-// kind are joined.
+// kind are joined. What lies in the blocks behind the end of a smaller `from` was never part of it
+// and is added, even if both map the same there; on an external origin, whatever is mapped.
 struct diff_reply {
     std::uint64_t from_size_bytes = 0;
     std::uint64_t to_size_bytes = 0;
@@ -227,6 +236,9 @@ struct diff_reply {
     std::vector<changed_range> ranges{};
     // Where the next request goes on; absent: this was all.
     std::optional<std::uint64_t> next_offset_bytes{};
+    // For the next request.
+    std::string from_device{};
+    std::string to_device{};
     bool operator==(const diff_reply&) const = default;
 };
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string_view>
 
 #include "pool/pool_service.h"
 #include "replication/stream_format.h"
@@ -20,6 +21,16 @@ namespace uthin::replication {
 
 [[nodiscard]] inline const std::string& content_id(const volume_info& snapshot) {
     return snapshot.received_from.empty() ? snapshot.uuid : snapshot.received_from;
+}
+
+// "PREFIX-UUID", as snapshots are called that a command makes for itself.
+[[nodiscard]] bool is_temporary_name(std::string_view name, std::string_view prefix);
+
+// The pool is open in a way in which no content changes: read-only, or in this process alone and
+// fallen to that mode. In a pool that is served and fell to it, clients write to what they had
+// written before.
+[[nodiscard]] inline bool is_still(const pool_report& report) {
+    return report.mode == "read_only" && (report.opened_read_only || !report.served);
 }
 
 [[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,

@@ -29,6 +29,8 @@ result<void> for_each_page(pool_service& pool, const std::string& from, const st
         wanted.offset_bytes = *next;
         const diff_reply found = UTHIN_TRY(pool.diff(wanted));
         next = found.next_offset_bytes;
+        wanted.from_device = found.from_device;
+        wanted.to_device = found.to_device;
         if (!UTHIN_TRY(call(found))) {
             break;
         }

@@ -10,9 +10,11 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "base/result.h"
+#include "pool/labels.h"
 #include "pool/names.h"
 #include "replication/content_id.h"
 #include "replication/migrate_copy.h"
+#include "replication/patience.h"
 
 namespace uthin::replication {
 
@@ -65,7 +67,10 @@ private:
     [[nodiscard]] std::string left_name() const { return request_.name + std::string(left_suffix); }
 
     // Nobody can change the source.
-    [[nodiscard]] bool is_still() const { return source_report_.mode == "read_only"; }
+    [[nodiscard]] bool is_still() const { return replication::is_still(source_report_); }
+    [[nodiscard]] static bool is_temporary(const volume_info& volume) {
+        return is_temporary_name(volume.name, temporary_prefix);
+    }
 
     // Of the content, wherever it is copied to.
     [[nodiscard]] std::string identity_of(const volume_info& volume) const {
@@ -102,7 +107,32 @@ private:
         volume_ = named != nullptr ? *named : *left;
         renamed_ = named == nullptr;
         find_family(volumes);
-        return check_names();
+        UTHIN_TRY(check_names());
+        return while_busy([&] { return check_snapshots_unused(); });
+    }
+
+    // They are copied once, and a client could write to one behind the copy. A copy that is there
+    // already is then of no use.
+    result<void> check_snapshots_unused() {
+        if (is_still()) {
+            return {};
+        }
+        const auto volumes = UTHIN_TRY(source_.list_volumes());
+        for (const volume_info& member : family_) {
+            const volume_info* now = find_volume(volumes, member.name);
+            if (now == nullptr || !now->in_use || is_marked_read_only(now->labels)) {
+                continue;
+            }
+            if (at_target(member) != nullptr) {
+                UTHIN_TRY(target_.remove({.name = member.name, .if_exists = true}));
+                present_ = UTHIN_TRY(target_.list());
+            }
+            return fail(error_code::busy,
+                        fmt::format("{}: in use, and what is written to a snapshot while it is "
+                                    "copied would be lost; disconnect its clients and start again",
+                                    at_source(member.name)));
+        }
+        return {};
     }
 
     // The snapshots of the volume, and theirs, oldest first.
@@ -136,8 +166,12 @@ private:
                    : nullptr;
     }
 
-    // Nothing but the last renaming is left to do.
+    // Nothing but the last renaming is left to do. A volume that got its name back at the source
+    // may have been written to since.
     [[nodiscard]] bool is_complete() const {
+        if (!renamed_ && !is_still()) {
+            return false;
+        }
         const auto holds = [&](const std::string& name) {
             const volume_info* found = find_volume(present_, name);
             return found != nullptr && found->received_from == mark_of_end();
@@ -164,7 +198,7 @@ private:
             }
         }
         const volume_info* last = find_volume(present_, final_name());
-        if (last != nullptr && last->received_from != mark_of_end()) {
+        if (last != nullptr && !(is_complete() && last->received_from == mark_of_end())) {
             return name_taken(final_name());
         }
         const volume_info* staged = find_volume(present_, staged_name());
@@ -289,7 +323,7 @@ private:
 
     result<void> move_snapshot(const volume_info& member) {
         UTHIN_TRY(copy(member, member.name, identity_of(member)));
-        if (!member.name.starts_with(temporary_prefix)) {
+        if (!is_temporary(member)) {
             reply_.names.push_back(member.name);
         }
         return {};
@@ -318,6 +352,7 @@ private:
                 break;
             }
         }
+        UTHIN_TRY(while_busy([&] { return check_snapshots_unused(); }));
         UTHIN_TRY(take_name());
         auto moved = move_volume();
         if (!moved && !renamed_before_) {
@@ -361,7 +396,7 @@ private:
     // All but the one called `kept`, in both pools.
     result<void> drop_temporaries(const std::string& kept) {
         const auto is_old = [&](const volume_info& one) {
-            return one.name.starts_with(temporary_prefix) && one.name != kept;
+            return is_temporary(one) && one.name != kept;
         };
         for (const volume_info& one : std::vector(family_)) {
             if (is_old(one)) {

@@ -185,7 +185,28 @@ private:
         wanted.base = base_;
         wanted.size_bytes = header_.to_size_bytes;
         wanted.notes = notes(0);
-        return pool_.begin_transfer(wanted);
+        transfer_info begun = UTHIN_TRY(pool_.begin_transfer(wanted));
+        if (auto same = check_base(); !same) {
+            transfer_ = begun;
+            drop();
+            return std::unexpected(std::move(same).error());
+        }
+        return begun;
+    }
+
+    // It began as a copy of whatever had the name of the base by then.
+    result<void> check_base() {
+        if (base_.empty()) {
+            return {};
+        }
+        const volume_info* seen = find_volume(volumes_, base_);
+        if (device_tag(UTHIN_TRY(pool_.show_volume(base_))) != device_tag(*seen)) {
+            return fail(error_code::not_found,
+                        fmt::format("{}: was deleted or renamed meanwhile, and another volume has "
+                                    "the name; send again",
+                                    shown(base_)));
+        }
+        return {};
     }
 
     result<transfer_info> find_transfer() {

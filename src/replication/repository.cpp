@@ -82,6 +82,23 @@ std::string manifest_path(const std::string& path) {
     return path + "/manifest.json";
 }
 
+// Empty, but for what a first backup leaves that was killed while it wrote the manifest.
+result<bool> is_blank(const std::string& path) {
+    const std::string unfinished = manifest_path(path) + std::string(io::replacement_suffix);
+    std::error_code problem;
+    for (std::filesystem::directory_iterator at(path, problem), end; !problem && at != end;
+         at.increment(problem)) {
+        if (at->path() != unfinished) {
+            return false;
+        }
+    }
+    if (problem) {
+        return fail(error_code::io_error,
+                    fmt::format("{}: cannot be listed: {}", printable(path), problem.message()));
+    }
+    return true;
+}
+
 }  // namespace
 
 std::string format_manifest(const repository_manifest& manifest) {
@@ -149,7 +166,7 @@ result<repository> repository::open(const std::string& path) {
 
 result<repository> repository::open_for_writing(const std::string& path) {
     if (io::kind_of_file(manifest_path(path)) == io::file_kind::absent) {
-        if (!UTHIN_TRY(io::make_directory(path)) && !std::filesystem::is_empty(path)) {
+        if (!UTHIN_TRY(io::make_directory(path)) && !UTHIN_TRY(is_blank(path))) {
             return fail(error_code::already_exists,
                         fmt::format("{}: is no repository of backups, and not empty; use another "
                                     "directory",

@@ -24,6 +24,14 @@ namespace {
 // Zeros are found in pieces of this length.
 constexpr std::size_t zero_test_bytes = 64U << 10;
 
+constexpr std::string_view temporary_prefix = "sending-";
+
+// An earlier stream made it for itself. The lease alone does not say so: users give some, too.
+bool is_temporary(const volume_info& volume) {
+    return is_temporary_name(volume.name, temporary_prefix) &&
+           volume.labels.contains(std::string(lease_until_label));
+}
+
 // A snapshot for this stream.
 class temporary_snapshot {
 public:
@@ -37,7 +45,7 @@ public:
     }
     result<volume_info> make(const std::string& of) {
         create_snapshots_request request;
-        const std::string name = "sending-" + make_uuid();
+        const std::string name = std::string(temporary_prefix) + make_uuid();
         renewed_ = system_clock().unix_seconds();
         request.snapshots = {{of, name, make_lease(renewed_ + temporary_keep_seconds)}};
         const auto made = UTHIN_TRY(pool_.create_snapshots(request));
@@ -90,30 +98,39 @@ private:
     std::int64_t renewed_ = 0;
 };
 
+// What a stream is made of.
+struct stream_plan {
+    volume_info to{};
+    volume_info from{};          // without a name: the whole content
+    bool make_snapshot = false;  // of `to`
+};
+
 // The pieces of one snapshot on their way into the stream.
 class content_sender {
 public:
-    content_sender(pool_service& pool, const std::string& from, const send_request& request,
+    content_sender(pool_service& pool, const stream_plan& plan, const send_request& request,
                    content_writer& writer, send_reply& reply, volume_data& data,
-                   temporary_snapshot& made, bool has_origin)
+                   temporary_snapshot& made)
         : pool_(pool),
-          from_(from),
+          plan_(plan),
           request_(request),
           writer_(writer),
           reply_(reply),
           data_(data),
           made_(made),
-          has_origin_(has_origin) {}
+          has_origin_(!plan.to.external_origin.empty()) {}
 
     // All of it, whatever is mapped: what is not mapped is the external origin's.
     result<void> send_everything() {
         return data(reply_.header.start_bytes, reply_.header.to_size_bytes);
     }
 
-    result<void> send_changes(const std::string& to) {
+    result<void> send_changes() {
         diff_request wanted;
-        wanted.from = from_;
-        wanted.to = to;
+        wanted.from = plan_.from.name;
+        wanted.from_device = wanted.from.empty() ? "" : device_tag(plan_.from);
+        wanted.to = plan_.to.name;
+        wanted.to_device = device_tag(plan_.to);
         wanted.offset_bytes = reply_.header.start_bytes;
         while (true) {
             const diff_reply found = UTHIN_TRY(pool_.diff(wanted));
@@ -218,7 +235,7 @@ private:
     }
 
     pool_service& pool_;
-    const std::string& from_;
+    const stream_plan& plan_;
     const send_request& request_;
     content_writer& writer_;
     send_reply& reply_;
@@ -258,39 +275,32 @@ void name_relatives(stream_header& header, const std::vector<volume_info>& volum
     }
 }
 
-result<void> set_base(stream_header& header, const std::vector<volume_info>& volumes,
-                      const volume_info& to, const std::string& name) {
-    const volume_info from = UTHIN_TRY(must_find(volumes, name));
+result<void> set_base(stream_header& header, const volume_info& from, const volume_info& to) {
     if (!is_snapshot(from)) {
         return fail(error_code::invalid_argument,
                     fmt::format("{}: is no snapshot, so that nobody can have the same; name a "
                                 "snapshot with --from",
-                                printable(name)));
+                                printable(from.name)));
     }
     if (from.external_origin != to.external_origin) {
         return fail(error_code::unsupported,
                     fmt::format("{}: has another external origin than '{}'; send it whole",
-                                printable(to.name), printable(name)));
+                                printable(to.name), printable(from.name)));
     }
     header.from = {content_id(from), from.name};
     header.from_size_bytes = from.size_bytes;
     return {};
 }
 
-// What a stream is made of.
-struct stream_plan {
-    volume_info to{};
-    std::string from{};          // name; empty: the whole content
-    bool make_snapshot = false;  // of `to`
-};
-
 result<stream_plan> plan_new(const std::vector<volume_info>& volumes, const send_request& request,
-                             bool pool_is_read_only) {
+                             bool pool_is_still) {
     stream_plan plan;
     plan.to = UTHIN_TRY(must_find(volumes, request.name));
-    plan.from = request.from;
-    // Who has a snapshot open may be writing to it. Nobody writes in a pool that is read-only.
-    plan.make_snapshot = (!is_snapshot(plan.to) || plan.to.in_use) && !pool_is_read_only;
+    if (!request.from.empty()) {
+        plan.from = UTHIN_TRY(must_find(volumes, request.from));
+    }
+    // Who has a snapshot open may be writing to it.
+    plan.make_snapshot = (!is_snapshot(plan.to) || plan.to.in_use) && !pool_is_still;
     return plan;
 }
 
@@ -303,10 +313,10 @@ result<stream_plan> plan_resumed(const std::vector<volume_info>& volumes,
             plan.to = volume;
         }
         if (is_snapshot(volume) && !token.from_id.empty() && content_id(volume) == token.from_id) {
-            plan.from = volume.name;
+            plan.from = volume;
         }
     }
-    if (plan.to.name.empty() || (plan.from.empty() && !token.from_id.empty())) {
+    if (plan.to.name.empty() || (plan.from.name.empty() && !token.from_id.empty())) {
         return fail(error_code::not_found,
                     fmt::format("the token is of {} {} that is not here any more; send again "
                                 "without --resume",
@@ -315,13 +325,14 @@ result<stream_plan> plan_resumed(const std::vector<volume_info>& volumes,
     }
     const bool named =
         request.name.empty() || request.name == plan.to.name || request.name == plan.to.parent;
-    const bool based = request.from.empty() || request.from == plan.from;
+    const bool based = request.from.empty() || request.from == plan.from.name;
     if (!named || !based) {
-        return fail(error_code::invalid_argument,
-                    fmt::format("{}: the token is of '{}'{}{}; name that, or send again without "
-                                "--resume",
-                                printable(request.name), printable(plan.to.name),
-                                plan.from.empty() ? "" : " --from ", printable(plan.from)));
+        return fail(
+            error_code::invalid_argument,
+            fmt::format("{}: the token is of '{}'{}{}; name that, or send again without "
+                        "--resume",
+                        printable(request.name), printable(plan.to.name),
+                        plan.from.name.empty() ? "" : " --from ", printable(plan.from.name)));
     }
     return plan;
 }
@@ -334,7 +345,7 @@ void describe(stream_header& header, const pool_report& report, const volume_inf
     header.to = {content_id(to), to.name};
     header.to_size_bytes = to.size_bytes;
     header.created_unix_seconds = to.created_unix_seconds;
-    header.temporary = !is_snapshot(to) || to.labels.contains(std::string(lease_until_label));
+    header.temporary = !is_snapshot(to) || is_temporary(to);
     if (header.to.id.empty()) {
         header.to.id = make_uuid();  // a device that no catalogue knows
     }
@@ -349,15 +360,26 @@ result<std::unique_ptr<content_writer>> begin_stream(byte_sink& sink, const send
         stream_writer::begin(sink, header, request.compress, request.mark_interval_bytes)));
 }
 
+// What was opened by its name is what the header tells of.
+result<void> check_still_there(pool_service& pool, const stream_plan& plan) {
+    const volume_info now = UTHIN_TRY(pool.show_volume(plan.to.name));
+    if (device_tag(now) != device_tag(plan.to) || now.size_bytes != plan.to.size_bytes) {
+        return fail(error_code::not_found, fmt::format("{}: was replaced or resized meanwhile; "
+                                                       "send it again",
+                                                       printable(plan.to.name)));
+    }
+    return {};
+}
+
 result<void> send_content(pool_service& pool, const send_request& request, const stream_plan& plan,
                           temporary_snapshot& made, send_reply& reply, byte_sink& sink) {
     const auto data = UTHIN_TRY(pool.open_data(plan.to.name, true));
+    UTHIN_TRY(check_still_there(pool, plan));
     const auto writer = UTHIN_TRY(begin_stream(sink, request, reply.header));
     // Holes on an origin are the origin's content; the receiver has no such origin.
-    const bool has_origin = !plan.to.external_origin.empty();
-    const bool whole = has_origin && !reply.header.is_incremental();
-    content_sender content(pool, plan.from, request, *writer, reply, *data, made, has_origin);
-    UTHIN_TRY(whole ? content.send_everything() : content.send_changes(plan.to.name));
+    const bool whole = !plan.to.external_origin.empty() && !reply.header.is_incremental();
+    content_sender content(pool, plan, request, *writer, reply, *data, made);
+    UTHIN_TRY(whole ? content.send_everything() : content.send_changes());
     return writer->end();
 }
 
@@ -371,20 +393,20 @@ result<send_reply> send_snapshot(pool_service& pool, const send_request& request
     stream_header& header = reply.header;
     stream_plan plan;
     if (request.token.empty()) {
-        plan = UTHIN_TRY(plan_new(volumes, request, report.mode == "read_only"));
+        plan = UTHIN_TRY(plan_new(volumes, request, is_still(report)));
     } else {
         const resume_token token = UTHIN_TRY(parse_resume_token(request.token));
         plan = UTHIN_TRY(plan_resumed(volumes, request, token));
         header.transfer_id = token.transfer_id;
         header.start_bytes = token.position_bytes;
     }
-    if (!plan.from.empty()) {
-        UTHIN_TRY(set_base(header, volumes, plan.to, plan.from));
+    if (!plan.from.name.empty()) {
+        UTHIN_TRY(set_base(header, plan.from, plan.to));
     }
     const volume_info named = plan.to;
     if (plan.make_snapshot) {
         plan.to = UTHIN_TRY(made.make(named.name));
-    } else if (named.labels.contains(std::string(lease_until_label))) {
+    } else if (is_temporary(named)) {
         UTHIN_TRY(made.take(named.name));
     }
     describe(header, report, plan.to);

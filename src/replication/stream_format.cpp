@@ -192,6 +192,11 @@ result<stream_header> decode_header(std::span<const std::byte> bytes) {
     if (!sane) {
         return bad_header("lacks the snapshot or its size");
     }
+    if (!header.is_incremental()) {
+        // The rest of a base without an id says nothing.
+        header.from = {};
+        header.from_size_bytes = 0;
+    }
     return header;
 }
 

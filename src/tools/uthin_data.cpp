@@ -202,7 +202,9 @@ result<void> import_file(const command_line& line, pool_service& pool, const std
     const auto data = UTHIN_TRY(pool.open_data(name, false));
     {
         progress_bar progress("importing", source.size_bytes);
-        UTHIN_TRY(copy_in(source, *data, blank || volume.mapped_bytes == 0, progress));
+        // Where nothing is mapped an external origin shows.
+        blank = blank || (volume.mapped_bytes == 0 && volume.external_origin.empty());
+        UTHIN_TRY(copy_in(source, *data, blank, progress));
     }
     const volume_info now = UTHIN_TRY(pool.show_volume(name));
     if (line.json) {

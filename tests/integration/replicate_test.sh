@@ -93,13 +93,28 @@ chmod +x "$work/cutting"
 head -c 4M "$work/random" | "$uthin" write "$a/v" --offset 2M
 sent=$(sum "$a/v")
 expect_failure 1 "ends early" "$uthin" replicate "$a/v" "ssh://host$c" --as w --once --rsh "$work/cutting" --remote-uthin "$uthin"
+echo "and again, when it is lost a second time"
+sed -i s/2500000/1500000/ "$work/cutting"
+expect_failure 1 "ends early" "$uthin" replicate "$a/v" "ssh://host$c" --as w --once --rsh "$work/cutting" --remote-uthin "$uthin"
 change 6
 "$uthin" replicate "$a/v" "ssh://host$c" --as w --once --json "${ssh[@]}" > "$work/out"
-python3 -c 'import json,sys; r = json.load(sys.stdin); assert r["resumed"] and r["data"] < 3500000, r' < "$work/out"
+python3 -c 'import json,sys; r = json.load(sys.stdin); assert r["resumed"] and r["data"] < 2500000, r' < "$work/out"
 expect_equal "bytes of the snapshot that was under way" "$sent" "$(sum "$c/w")"
 "$uthin" replicate "$a/v" "ssh://host$c" --as w --once "${ssh[@]}" > /dev/null
 expect_equal "bytes" "$(sum "$a/v")" "$(sum "$c/w")"
 expect_equal "snapshots there" 1 "$(count "$c")"
+
+echo "a newer snapshot that was sent into another volume is no base for the replica"
+change 7
+"$uthin" snapshot create "$a/v" by-hand > /dev/null
+"$uthin" send "$a/by-hand" | "$uthin" receive "$c/other" > /dev/null
+change 8
+for n in 1 2; do
+    "$uthin" replicate "$a/v" "ssh://host$c" --as w --once --json "${ssh[@]}" > "$work/out"
+    python3 -c 'import json,sys; r = json.load(sys.stdin); assert not r["whole"], r' < "$work/out"
+done
+expect_equal "bytes" "$(sum "$a/v")" "$(sum "$c/w")"
+"$uthin" volume delete "$a/by-hand" > /dev/null
 
 echo "a full target"
 "$uthin" volume create "$b/fill" --size 60M > /dev/null

@@ -406,11 +406,17 @@ result<std::string> control_api::route_transfers(const http_request& request,
 }
 
 result<std::string> control_api::diff(const http_request& request, const std::string& name) {
-    UTHIN_TRY(check_query(request, {"from", "offset", "max"}));
+    UTHIN_TRY(check_query(request, {"from", "offset", "max", "from_device", "to_device"}));
     diff_request wanted;
     wanted.to = name;
     if (const auto from = request.query.find("from"); from != request.query.end()) {
         wanted.from = from->second;
+    }
+    if (const auto device = request.query.find("from_device"); device != request.query.end()) {
+        wanted.from_device = device->second;
+    }
+    if (const auto device = request.query.find("to_device"); device != request.query.end()) {
+        wanted.to_device = device->second;
     }
     if (request.query.contains("offset")) {
         wanted.offset_bytes = UTHIN_TRY(query_number(request, "offset"));

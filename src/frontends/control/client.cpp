@@ -146,10 +146,12 @@ public:
         return {};
     }
     result<diff_reply> diff(const diff_request& request) override {
-        return decode_diff_reply(UTHIN_TRY(
-            call("GET", UTHIN_TRY(address_of(request.to)) +
-                            fmt::format("/diff?from={}&offset={}&max={}", url_encoded(request.from),
-                                        request.offset_bytes, request.ranges_max))));
+        return decode_diff_reply(UTHIN_TRY(call(
+            "GET", UTHIN_TRY(address_of(request.to)) +
+                       fmt::format("/diff?from={}&from_device={}&to_device={}&offset={}&max={}",
+                                   url_encoded(request.from), url_encoded(request.from_device),
+                                   url_encoded(request.to_device), request.offset_bytes,
+                                   request.ranges_max))));
     }
     result<release_reply> release() override {
         return decode_release_reply(UTHIN_TRY(call("POST", "/v1/pool/release")));

@@ -97,6 +97,7 @@ json encode(const pool_report& report) {
                   {"data_url", report.data_url},
                   {"adopted", report.adopted},
                   {"served", report.served},
+                  {"opened_read_only", report.opened_read_only},
                   {"mode", report.mode},
                   {"mode_cause", report.mode_cause},
                   {"needs_check", report.needs_check},
@@ -135,6 +136,7 @@ result<pool_report> decode_report(const json& value) {
     fields.required("data_url", report.data_url);
     fields.required("adopted", report.adopted);
     fields.required("served", report.served);
+    fields.optional("opened_read_only", report.opened_read_only);
     fields.required("mode", report.mode);
     fields.required("mode_cause", report.mode_cause);
     fields.required("needs_check", report.needs_check);
@@ -452,7 +454,9 @@ json encode(const diff_reply& reply) {
                   {"to_size", reply.to_size_bytes},
                   {"block_size", reply.block_size_bytes},
                   {"ranges", std::move(ranges)},
-                  {"next_offset", nullptr}};
+                  {"next_offset", nullptr},
+                  {"from_device", reply.from_device},
+                  {"to_device", reply.to_device}};
     if (reply.next_offset_bytes) {
         value["next_offset"] = *reply.next_offset_bytes;
     }
@@ -470,6 +474,8 @@ result<diff_reply> decode_diff_reply(const json& value) {
     fields.required("to_size", reply.to_size_bytes);
     fields.required("block_size", reply.block_size_bytes);
     fields.optional("next_offset", reply.next_offset_bytes);
+    fields.optional("from_device", reply.from_device);
+    fields.optional("to_device", reply.to_device);
     const json* ranges = fields.find("ranges");
     UTHIN_TRY(fields.outcome());
     if (ranges == nullptr || !ranges->is_array()) {

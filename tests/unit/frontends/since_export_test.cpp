@@ -15,8 +15,8 @@ constexpr extent_kind hole = extent_kind::hole;
 
 std::vector<std::tuple<std::uint64_t, std::uint64_t, extent_kind>> extents_of(
     const diff_reply& reply, std::uint64_t offset, std::uint64_t length, std::size_t max = 100) {
-    const auto found =
-        extents_since([&](const diff_request&) { return reply; }, {"b", "a"}, offset, length, max);
+    const auto found = extents_since([&](const diff_request&) { return reply; },
+                                     {.from = "a", .to = "b"}, offset, length, max);
     EXPECT_OK(found);
     std::vector<std::tuple<std::uint64_t, std::uint64_t, extent_kind>> list;
     for (const volume_extent& extent : *found) {
