@@ -11,7 +11,8 @@
 //   "Writer" calls come from one thread at a time (the pool's metadata executor). "Any" calls may
 //   run on any thread beside them: they see the last *published* state. A mutation is published
 //   when it returns, or, inside a batch, when the batch is published. No lock is held across device
-//   I/O by any call.
+//   I/O, but that a reader who loses the cache's pages again and again reads under the lock that
+//   publishing takes.
 // Failures
 //   Logical refusals (already_exists, not_found, busy, invalid_argument, out_of_range) change
 //   nothing. Any other error of a writer call may leave the open transaction half changed: abort().
@@ -138,9 +139,9 @@ public:
     [[nodiscard]] result<void> create_snap(device_id id, device_id origin);
     // Writer. not_found; busy while open. Walks only what the device owns exclusively.
     [[nodiscard]] result<void> delete_thin(device_id id);
-    // Writer. Gives `id` the mappings of `source` (which keeps them) by a root swap, O(1); returns
-    // in `old_root_owner` nothing: the old mappings move to the new hidden device `graveyard`, to
-    // be emptied by remove_range slices and deleted. Both `id` and `source` count as snapshotted
+    // Writer. Gives `id` the mappings of `source` (which keeps them) by a root swap, O(1). The old
+    // mappings move to the new hidden device `graveyard`, to be emptied by remove_range slices and
+    // deleted. Both `id` and `source` count as snapshotted
     // now. already_exists when `graveyard` is taken.
     [[nodiscard]] result<void> swap_root(device_id id, device_id source, device_id graveyard);
     // Writer. Gives `id` the tree that `donor` has and deletes `donor`; the old tree of `id` moves
@@ -234,7 +235,8 @@ public:
     void release_held_data();
     // Writer. Makes device `id` (which must not exist) from ascending runs, with full leaves, in
     // bounded memory. `next` returns absent at the end. Counts of the named data blocks are raised.
-    // mapped_blocks of `details` is computed.
+    // mapped_blocks of `details` is computed. After any failure but already_exists and busy:
+    // abort().
     using run_source = std::function<result<std::optional<mapping_run>>()>;
     [[nodiscard]] result<void> build_device(device_id id, const device_details& details,
                                             const run_source& next);
@@ -272,14 +274,16 @@ public:
     // ----------------------------------------------------------------------------------
 
     // Writer. Order: docs/format.md 10. After success everything before it is durable. No-op until
-    // the first mutation
-    // ("in service") and while nothing at all changed since the last commit.
+    // the first mutation ("in service") and while no call since the last commit that could have
+    // changed something succeeded.
     [[nodiscard]] result<void> commit();
     // Writer, outside a batch. Writes some of the blocks that commit() would have to write, so that
     // it takes less time. Nothing becomes durable. A failure leaves abort() only.
     [[nodiscard]] result<void> write_back(std::uint64_t blocks_max);
     // Writer. Back to the last committed state, everything re-read: counters, times, ids, devices.
-    // A failure to re-read leaves fail mode.
+    // A failure to re-read leaves fail mode. If the commit before it got as far as its superblock,
+    // whose flush failed, that state is read, and nothing can be changed (not_permitted) before
+    // set_needs_check() made it durable.
     [[nodiscard]] result<void> abort();
     // Any. The device was changed by the open transaction (cleared only by a successful commit or
     // an abort).
@@ -303,8 +307,10 @@ public:
     [[nodiscard]] result<space_counts> data_space() const;
     [[nodiscard]] result<space_counts> metadata_space() const;
     [[nodiscard]] std::uint64_t metadata_reserve_blocks() const noexcept;
-    // Writer. Equal: nothing. Smaller: invalid_argument. Larger: usable after commit(). needs_check
-    // when that flag is set.
+    // Writer. Whether less than half of the reserve is free, counting what the open batch took.
+    [[nodiscard]] result<bool> is_reserve_half_spent() const;
+    // Writer. Equal: nothing. Smaller: invalid_argument. Larger: usable after commit();
+    // invalid_argument while the pool needs a check.
     [[nodiscard]] result<void> resize_data(std::uint64_t blocks);
     [[nodiscard]] result<void> resize_metadata(std::uint64_t blocks);
     // Any. min(device, 4,161,600) in 4 KiB blocks, as the device is now.

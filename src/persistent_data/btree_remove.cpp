@@ -181,6 +181,7 @@ private:
             UTHIN_TRY(check_pointer(child, root_, tm_.source().block_count()));
             // If the old root lives on, its pointer stays and ours is one more.
             if (UTHIN_TRY(tm_.count(root_)) > 1) {
+                tm_.tell_owner_hook(root_);
                 UTHIN_TRY(tm_.inc(child));
             }
             UTHIN_TRY(tm_.dec(root_));
@@ -281,6 +282,7 @@ private:
         edit.copy_entries(have, from, 0, from.nr_entries());
         edit.set_nr_entries(have + from.nr_entries());
         if (UTHIN_TRY(tm_.count(right.where())) > 1) {
+            tm_.tell_owner_hook(right.where());
             UTHIN_TRY(tree_.inc_children(from, right.where()));
         }
         UTHIN_TRY(tm_.dec(right.where()));
@@ -393,6 +395,7 @@ private:
         // Only the first and the last child that are looked at can survive.
         std::uint32_t gone_begin = index;
         std::uint32_t gone_end = index;
+        const std::uint32_t entries = view.nr_entries();
         for (; index < view.nr_entries() && view.key(index) <= last_; ++index) {
             if (totals_.nodes >= budget_) {
                 stopped_at_ = std::max(begin_, view.key(index));
@@ -412,6 +415,10 @@ private:
             if (stopped_at_) {
                 break;
             }
+        }
+        if (view.nr_entries() != entries) {
+            return fail(error_code::corrupt,
+                        fmt::format("btree node {}: lies below itself", node.where.value()));
         }
         edit.erase(gone_begin, gone_end);
         return {};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -204,10 +205,18 @@ result<void> bitmap_counts::dec_range(std::uint64_t begin, std::uint64_t end) {
     return {};
 }
 
+// The new blocks exist before their bitmaps, which may have to lie in them.
 result<void> bitmap_counts::extend(std::uint64_t nr_blocks) {
-    const std::uint64_t have = bitmaps_for(nr_blocks_);
-    const std::uint64_t need = bitmaps_for(nr_blocks);
-    nr_blocks_ = nr_blocks;
+    const std::uint64_t old_blocks = std::exchange(nr_blocks_, nr_blocks);
+    auto made = add_bitmaps(bitmaps_for(old_blocks), bitmaps_for(nr_blocks));
+    if (!made) {
+        // Nothing may have changed yet, so that nobody aborts.
+        nr_blocks_ = old_blocks;
+    }
+    return made;
+}
+
+result<void> bitmap_counts::add_bitmaps(std::uint64_t have, std::uint64_t need) {
     for (std::uint64_t bitmap = have; bitmap < need; ++bitmap) {
         const shadow fresh = UTHIN_TRY(tm_.new_block(block_kind::bitmap));
         bitmap_slot* slot = UTHIN_TRY(index_.slot(bitmap));

@@ -100,6 +100,7 @@ private:
         bitmap_slot* slot = nullptr;
         std::byte* bytes = nullptr;
     };
+    [[nodiscard]] result<void> add_bitmaps(std::uint64_t have, std::uint64_t need);
     [[nodiscard]] result<void> open_for_change(std::uint64_t bitmap);
     [[nodiscard]] result<void> change(std::uint64_t block, bool up);
     [[nodiscard]] result<void> become_free(std::uint64_t block);

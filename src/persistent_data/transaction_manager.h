@@ -56,9 +56,11 @@ public:
         return exclusive_.contains(where.value());
     }
 
-    // Called for each block that is used anew, and for each one that was copied while others point
-    // to it as well: what is below it has more owners from now on.
+    // Called for each block that is used anew, and for each one whose pointers others got while it
+    // lives on: what is below it has more owners from now on.
     void set_owner_hook(std::function<void(metadata_block)> hook) { owner_hook_ = std::move(hook); }
+    // By whoever gives pointers of a block away without copying it.
+    void tell_owner_hook(metadata_block where);
 
     // The transaction became durable: its blocks are not its own any more.
     void committed();
@@ -71,7 +73,6 @@ public:
 private:
     class writer_source;
     [[nodiscard]] result<metadata_block> free_block();
-    void tell_owner_hook(metadata_block where);
 
     block_manager& blocks_;
     std::unique_ptr<writer_source> source_;

@@ -15,7 +15,7 @@ void view_quarantine::committed(std::uint64_t transaction, bool views_live) {
         for (const run& freed : freed_now_) {
             kept_blocks_ += freed.end - freed.begin;
             for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
-                kept_[block / 64] |= 1ULL << block % 64;
+                keep(block);
             }
         }
         generations_.push_back({transaction, std::move(freed_now_)});
@@ -23,16 +23,37 @@ void view_quarantine::committed(std::uint64_t transaction, bool views_live) {
     freed_now_.clear();
 }
 
+void view_quarantine::keep(std::uint64_t block) {
+    std::uint64_t& word = kept_[block / 64];
+    const std::uint64_t bit = 1ULL << block % 64;
+    if ((word & bit) != 0) {
+        ++kept_again_[block];
+    }
+    word |= bit;
+}
+
+void view_quarantine::release(std::uint64_t block) {
+    if (!kept_again_.empty()) {
+        if (const auto again = kept_again_.find(block); again != kept_again_.end()) {
+            if (--again->second == 0) {
+                kept_again_.erase(again);
+            }
+            return;
+        }
+    }
+    const auto word = kept_.find(block / 64);
+    word->second &= ~(1ULL << block % 64);
+    if (word->second == 0) {
+        kept_.erase(word);
+    }
+}
+
 void view_quarantine::release_before(std::uint64_t oldest_commit) {
     while (!generations_.empty() && generations_.front().transaction <= oldest_commit) {
         for (const run& freed : generations_.front().runs) {
             kept_blocks_ -= freed.end - freed.begin;
             for (std::uint64_t block = freed.begin; block < freed.end; ++block) {
-                const auto word = kept_.find(block / 64);
-                word->second &= ~(1ULL << block % 64);
-                if (word->second == 0) {
-                    kept_.erase(word);
-                }
+                release(block);
             }
         }
         generations_.pop_front();

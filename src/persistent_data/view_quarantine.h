@@ -52,9 +52,14 @@ private:
         std::vector<run> runs;
     };
 
+    void keep(std::uint64_t block);
+    void release(std::uint64_t block);
+
     std::vector<run> freed_now_;
     std::deque<generation> generations_;
     std::unordered_map<std::uint64_t, std::uint64_t> kept_;
+    // Blocks that were freed again while they were kept, and how often: not of sound metadata.
+    std::unordered_map<std::uint64_t, std::uint64_t> kept_again_;
     std::uint64_t kept_blocks_ = 0;
 };
 

@@ -69,6 +69,7 @@ result<void> metadata::impl::open() {
     const disk_superblock superblock =
         UTHIN_TRY_CTX(thin_metadata::check_superblock(metadata_block(0), bytes), device_.name());
     UTHIN_TRY_CTX(thin_metadata::check_features(superblock, options.read_only), device_.name());
+    UTHIN_TRY_CTX(check_stored_values(superblock), device_.name());
     if (options.data_block_size_sectors != 0 &&
         options.data_block_size_sectors != superblock.data_block_size_sectors) {
         return fail(error_code::invalid_argument,
@@ -76,7 +77,23 @@ result<void> metadata::impl::open() {
                                 device_.name(), std::uint32_t{superblock.data_block_size_sectors},
                                 options.data_block_size_sectors));
     }
+    durable_ = superblock;
     return load(superblock);
+}
+
+// What would otherwise be divided by, or not fit into a mapping.
+result<void> metadata::impl::check_stored_values(const disk_superblock& superblock) const {
+    if (auto size = thin_metadata::check_data_block_size(superblock.data_block_size_sectors);
+        !size) {
+        return fail(error_code::corrupt, "superblock: " + size.error().message());
+    }
+    if (superblock.time >= thin_metadata::time_limit && !options.read_only) {
+        return fail(error_code::corrupt,
+                    fmt::format("superblock: time {} does not fit into the 24 bits of a mapping; "
+                                "open it read-only, or use `thin_repair`",
+                                std::uint32_t{superblock.time}));
+    }
+    return {};
 }
 
 result<void> metadata::impl::load(const disk_superblock& superblock) {
@@ -189,7 +206,7 @@ result<void> metadata::close() {
             }
         }
     }
-    if (failed() || is_read_only() || impl_->broken_) {
+    if (failed() || is_read_only() || impl_->broken_ || impl_->superblock_in_doubt_) {
         return {};
     }
     return commit();
@@ -292,8 +309,11 @@ result<void> metadata::impl::publish_superblock(const disk_superblock& next) {
     const block_bytes bytes(superblock_page_.data(), metadata_block_size_bytes);
     thin_metadata::store_superblock(next, bytes);
     // ORDER: superblock last, and nothing else is written before it is durable.
+    superblock_in_doubt_ = true;
     UTHIN_TRY(blocks.write_superblock(bytes));
     UTHIN_TRY_CTX(blocks.flush(), "flush of the superblock");
+    superblock_in_doubt_ = false;
+    durable_ = next;
     committed_ = next;
     return {};
 }
@@ -413,6 +433,7 @@ result<void> metadata::impl::abort() {
     const disk_superblock before = committed_;
     result<void> reloaded = or_out_of_memory([&] { return reload(); });
     restored_last_commit_ = reloaded && same_state(before, committed_);
+    superblock_in_doubt_ = superblock_in_doubt_ && !same_state(durable_, committed_);
     blocks.set_read_only(was_read_only);
     changed_devices_.store(0);
     if (!reloaded) {
@@ -468,6 +489,11 @@ result<void> metadata::impl::writable() const {
     if (broken_) {
         return fail(error_code::io_error,
                     "an earlier change failed half-way; abort the transaction");
+    }
+    if (superblock_in_doubt_) {
+        // PM1: blocks that only the state before this one has would be used anew.
+        return fail(error_code::not_permitted,
+                    "the last commit may not be durable; record needs_check, or open it again");
     }
     return {};
 }
@@ -562,6 +588,12 @@ result<space_counts> metadata::metadata_space() const {
     UTHIN_TRY(impl_->usable());
     const shared_lock guard(impl_->state_lock_);
     return impl_->published_.metadata_space;
+}
+
+result<bool> metadata::is_reserve_half_spent() const {
+    UTHIN_TRY(impl_->usable());
+    impl_->refresh_counts();
+    return impl_->now_.metadata_space.raw_free_blocks < impl_->reserve_blocks() / 2;
 }
 
 std::uint64_t metadata::metadata_reserve_blocks() const noexcept {

@@ -138,6 +138,8 @@ struct metadata::impl {
     [[nodiscard]] result<void> open();
     [[nodiscard]] result<void> format();
     [[nodiscard]] result<void> load(const thin_metadata::disk_superblock& superblock);
+    [[nodiscard]] result<void> check_stored_values(
+        const thin_metadata::disk_superblock& superblock) const;
     [[nodiscard]] result<void> read_superblock(thin_metadata::disk_superblock* superblock);
     [[nodiscard]] result<void> commit();
     [[nodiscard]] result<void> write_transaction();
@@ -210,6 +212,9 @@ struct metadata::impl {
     // Within mutate(). False: the block is not mapped to `*present`, and nothing was changed.
     [[nodiscard]] result<bool> insert(thin_device& device, virtual_block block, data_block data,
                                       const std::optional<data_block>* present);
+    // Within mutate().
+    [[nodiscard]] result<void> build(device_id id, const device_details& details,
+                                     const run_source& next);
     // In `root`, the tree of `device`.
     [[nodiscard]] static result<std::optional<lookup_result>> lookup_in(
         thin_metadata::block_source& source, metadata_block root, const thin_device& device,
@@ -232,6 +237,7 @@ struct metadata::impl {
     std::unique_ptr<thin_metadata::open_structures> open_;
     thin_metadata::metadata_roots now_;
     thin_metadata::disk_superblock committed_{};
+    thin_metadata::disk_superblock durable_{};  // the last one that is
     // Writer only. Kept: an aligned allocation for each commit makes the C library tidy a heap that
     // is as large as the cache.
     aligned_buffer superblock_page_{metadata_block_size_bytes};
@@ -244,6 +250,8 @@ struct metadata::impl {
     bool in_service_ = false;
     bool broken_ = false;
     bool restored_last_commit_ = true;
+    // A superblock was written after `durable_`, and it is not known whether it is durable, too.
+    bool superblock_in_doubt_ = false;
     bool in_batch_ = false;
     bool dirty_ = false;
     std::uint64_t top_versions_ = 0;  // goes on over aborts

@@ -159,7 +159,7 @@ result<void> metadata::impl::remove_top(device_id id) {
 }
 
 result<std::uint32_t> metadata::impl::next_time() const {
-    if (now_.time + 1 >= thin_metadata::time_limit) {
+    if (now_.time >= thin_metadata::time_limit - 1) {
         return fail(error_code::out_of_range,
                     "the pool has taken 2^24 - 1 snapshots; migrate its volumes to a new pool");
     }
@@ -329,6 +329,7 @@ result<std::vector<thin_device_info>> metadata::list_devices() const {
         }));
         if (!done) {
             next = part.back().id.value() + 1;
+            done = next == 0;
         }
     }
     const shared_lock guard(impl_->state_lock_);

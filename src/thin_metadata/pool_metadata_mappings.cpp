@@ -430,30 +430,39 @@ result<void> metadata::build_device(device_id id, const device_details& details,
             return fail(error_code::invalid_argument, "a device cannot be built inside a batch");
         }
         UTHIN_TRY(impl_->check_vacant(id));
-        // Published as it grows: nothing points to the new tree yet, so no reader can come across
-        // it.
-        constexpr std::uint64_t blocks_between_publishing = 1024;
-        impl_->memo_.changed_everywhere(impl_->open_transaction_.load());
-        persistent_data::btree_builder builder(impl_->open_->bottom);
-        device_details built = details;
-        built.mapped_blocks = 0;
-        while (const auto run = UTHIN_TRY(next())) {
-            UTHIN_TRY(impl_->open_->data_map.inc(run->data_begin.value(),
-                                                 run->data_begin.value() + run->count));
-            for (std::uint64_t i = 0; i < run->count; ++i) {
-                std::array<std::byte, 8> entry{};
-                store_le(entry.data(), pack_mapping(run->data_begin + i, run->time));
-                UTHIN_TRY(builder.push(run->begin.value() + i, entry.data()));
-                if (impl_->blocks.private_blocks() > blocks_between_publishing) {
-                    impl_->publish_unreachable();
-                    UTHIN_TRY(impl_->bound_dirty());
-                }
-            }
-            built.mapped_blocks += run->count;
+        auto built = impl_->build(id, details, next);
+        if (!built) {
+            impl_->broken_ = true;  // also when it is `next` that refused
         }
-        UTHIN_TRY(impl_->insert_top(id, UTHIN_TRY(builder.finish())));
-        return impl_->put_details(id, built);
+        return built;
     });
+}
+
+result<void> metadata::impl::build(device_id id, const device_details& details,
+                                   const run_source& next) {
+    // Published as it grows: nothing points to the new tree yet, so no reader can come across
+    // it.
+    constexpr std::uint64_t blocks_between_publishing = 1024;
+    memo_.changed_everywhere(open_transaction_.load());
+    persistent_data::btree_builder builder(open_->bottom);
+    device_details built = details;
+    built.mapped_blocks = 0;
+    while (const auto run = UTHIN_TRY(next())) {
+        UTHIN_TRY(
+            open_->data_map.inc(run->data_begin.value(), run->data_begin.value() + run->count));
+        for (std::uint64_t i = 0; i < run->count; ++i) {
+            std::array<std::byte, 8> entry{};
+            store_le(entry.data(), pack_mapping(run->data_begin + i, run->time));
+            UTHIN_TRY(builder.push(run->begin.value() + i, entry.data()));
+            if (blocks.private_blocks() > blocks_between_publishing) {
+                publish_unreachable();
+                UTHIN_TRY(bound_dirty());
+            }
+        }
+        built.mapped_blocks += run->count;
+    }
+    UTHIN_TRY(insert_top(id, UTHIN_TRY(builder.finish())));
+    return put_details(id, built);
 }
 
 }  // namespace uthin
