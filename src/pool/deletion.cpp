@@ -81,6 +81,11 @@ work::next deletion::stop(error why) {
 }
 
 void deletion::finish() {
+    if (device_ != nullptr) {
+        // Another request broke the batch in which this one opened it.
+        engine_.metadata().close_device(device_);
+        device_ = nullptr;
+    }
     work::finish();
     const std::shared_ptr<deletion> last = std::move(self_);
     lock_guard held(status_lock_);

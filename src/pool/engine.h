@@ -74,6 +74,8 @@ public:
     [[nodiscard]] result<void> commit_changes();
     // That, and every write that completed before the call.
     [[nodiscard]] result<void> commit_all();
+    // Until every data I/O has ended that may use a mapping, or a hole, found before the call.
+    [[nodiscard]] result<void> wait_for_reads();
     [[nodiscard]] result<pool_status> status(bool commit_first);
     [[nodiscard]] pool_counters counters() const;
     [[nodiscard]] result<void> grow_data(std::uint64_t blocks);
@@ -266,6 +268,7 @@ private:
                                                                    std::uint64_t size_bytes);
     [[nodiscard]] result<void> close_devices();
     [[nodiscard]] result<std::uint64_t> promised_blocks();
+    [[nodiscard]] result<void> check_promises(std::uint64_t before, bool had_ready);
 
     static constexpr std::size_t ahead_least = 4;
 

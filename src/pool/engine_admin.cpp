@@ -13,13 +13,13 @@ namespace uthin::pool_engine {
 
 namespace {
 
-// A change after which blocks may be given out again that an abort freed: a write that began before
-// the abort may still be filling one of them, and ends first.
+// A change after which blocks may be given out again that an abort freed: what began before the
+// abort may still be filling or reading one of them, and ends first.
 class mending final : public barrier {
 public:
     mending(engine& owner, std::vector<device_id> devices,
             const std::function<result<void>()>& change)
-        : barrier(owner, std::move(devices), false), change_(change) {
+        : barrier(owner, std::move(devices), true), change_(change) {
         runs_alone_ = true;
     }
 
@@ -43,6 +43,15 @@ std::vector<device_id> ids_of(const std::vector<std::shared_ptr<volume_state>>& 
 }
 
 }  // namespace
+
+result<void> engine::wait_for_reads() {
+    return run(
+        [&]() -> result<void> {
+            epochs_.wait(epochs_.begin_grace());
+            return {};
+        },
+        {.needs = need::nothing, .counts_as_change = false});
+}
 
 result<void> engine::commit_changes() {
     if (options_.read_only) {
@@ -121,24 +130,34 @@ result<std::uint64_t> engine::promised_blocks() {
     return promised;
 }
 
+// Whether what is promised now, if it is more than `before`, is free.
+result<void> engine::check_promises(std::uint64_t before, bool had_ready) {
+    const std::uint64_t after = UTHIN_TRY(shares_.promised_blocks(*metadata_));
+    if (after <= before) {
+        return {};
+    }
+    if ((frees_pending_ || had_ready) && may_delete()) {
+        UTHIN_TRY(commit());  // what was freed counts
+    }
+    const std::uint64_t free = UTHIN_TRY(free_blocks()) + ready_.lent();
+    if (after > free) {
+        return fail(error_code::no_data_space,
+                    fmt::format("{} blocks would be promised, {} are free", after, free));
+    }
+    return {};
+}
+
 result<void> engine::set_space_policies(std::map<device_id, space_policy> policies, bool must_fit) {
     const auto replace = [&]() -> result<void> {
         const bool had_ready = ready_.count() + ready_.lent() != 0;
         UTHIN_TRY(give_ready_back());  // from now on who allocates is asked whether he may
         const std::uint64_t before = UTHIN_TRY(shares_.promised_blocks(*metadata_));
-        const space_shares old = shares_;
+        space_shares old = shares_;
         shares_.replace(policies);
-        const std::uint64_t after = UTHIN_TRY(shares_.promised_blocks(*metadata_));
-        if (must_fit && after > before) {
-            if ((frees_pending_ || had_ready) && may_delete()) {
-                UTHIN_TRY(commit());  // what was freed counts
-            }
-            const std::uint64_t free = UTHIN_TRY(free_blocks()) + ready_.lent();
-            if (after > free) {
-                shares_ = old;
-                return fail(error_code::no_data_space,
-                            fmt::format("{} blocks would be promised, {} are free", after, free));
-            }
+        auto fit = must_fit ? check_promises(before, had_ready) : result<void>();
+        if (!fit) {
+            shares_ = std::move(old);
+            return fit;
         }
         has_shares_.store(!shares_.empty());
         return {};

@@ -25,6 +25,9 @@ public:
               const std::vector<write_gate*>& gates)
         : barrier(owner, devices, false), gates_(gates) {}
 
+    // After execute(): another request may have broken the batch of this one.
+    [[nodiscard]] bool at_work() const noexcept { return at_work_; }
+
 private:
     [[nodiscard]] next act() override {
         for (std::size_t i = 0; i < gates_.size(); ++i) {
@@ -33,13 +36,15 @@ private:
                     gates_[--i]->shut_off();
                 }
                 set_outcome(fail(error_code::busy, "is being merged or flattened already"));
-                break;
+                return next::done;
             }
         }
+        at_work_ = true;
         return next::done;
     }
 
     const std::vector<write_gate*>& gates_;
+    bool at_work_ = false;
 };
 
 // The volume stands on its own from now on.
@@ -113,9 +118,11 @@ result<void> origin_mover::put_gates_to_work() {
         UTHIN_TRY(add(other));
     }
     gate_work request(engine_, ids, gates);
-    UTHIN_TRY(engine_.worker().execute(state().queue, request));
-    gates_ = std::move(gates);
-    return {};
+    auto done = engine_.worker().execute(state().queue, request);
+    if (request.at_work()) {
+        gates_ = std::move(gates);  // the destructor shuts them off
+    }
+    return done;
 }
 
 result<bool> origin_mover::step(const finish_function& finish) {
@@ -184,9 +191,10 @@ result<void> origin_mover::protect_others(range<virtual_block> blocks) {
     }
     if (copied > 0) {
         // ORDER: OM1. The copies are durable before the image changes under their volumes.
-        return engine_.commit_all();
+        UTHIN_TRY(engine_.commit_all());
     }
-    return {};
+    // ORDER: OM1. Who found a hole before the copies were there is still reading the image.
+    return engine_.wait_for_reads();
 }
 
 result<void> origin_mover::finish_down(const finish_function& finish) {

@@ -45,14 +45,14 @@ private:
     std::span<std::byte> bytes_;
 };
 
+result<void> metadata_full() {
+    return fail(error_code::no_metadata_space, "the pool's metadata is full");
+}
+
 // Beside the reserve.
 result<bool> has_metadata(engine& of) {
     const space_counts space = UTHIN_TRY(of.metadata().metadata_space());
     return space.free_blocks != 0;
-}
-
-result<void> metadata_full() {
-    return fail(error_code::no_metadata_space, "the pool's metadata is full");
 }
 
 // Finds new blocks for the first part of the plan: as many as there are.
@@ -186,8 +186,7 @@ public:
                 bool give_back)
         : engine_(owner), state_(state), plan_(plan), era_(era), give_back_(give_back) {}
 
-    // The only block of the plan was ready, so that the executor has not been asked whether there
-    // is room for the mapping; these were taken with it (RB2).
+    // The only block of the plan was ready; these were taken with it (RB2).
     void was_ready(const ready_blocks::taken& ready, range<data_block> neighbours, bool zeroed) {
         ready_ = ready;
         neighbours_ = neighbours;
@@ -200,8 +199,8 @@ public:
             return next::done;
         }
         auto allowed = engine_.may_change();
-        if (ready_ && allowed && !give_back_) {
-            const auto room = has_metadata(engine_);
+        if (allowed && !give_back_) {
+            const auto room = has_room();
             if (!room) {
                 return engine_.refuse(*this, room.error());
             }
@@ -240,6 +239,15 @@ public:
     }
 
 private:
+    // Whoever allocated was asked whether there is room beside the reserve; many who were at once
+    // must not use all of that up. A ready block was allocated for nobody in particular.
+    [[nodiscard]] result<bool> has_room() {
+        if (UTHIN_TRY(engine_.metadata().is_reserve_half_spent())) {
+            return false;
+        }
+        return ready_ ? has_metadata(engine_) : true;
+    }
+
     // The next first writes find what they need.
     [[nodiscard]] result<void> care_for_others(bool allowed) {
         // Where space is wanted, a commit makes them free for whoever waits.

@@ -203,7 +203,8 @@ void trimmer::step() {
                 pending_.insert(pending_.end(), blocks.begin(), blocks.end());
             });
             if (!taken) {
-                pending_.clear();  // there was no memory for a step
+                pending_.clear();      // there was no memory for a step
+                phase_ = phase::idle;  // or the batch was broken, which ends all holds
             }
             changed_.notify_all();
             return;

@@ -384,8 +384,10 @@ result<void> volume_io::shrink(std::uint64_t size_bytes) {
     UTHIN_TRY(engine_.may_change());
     const std::uint64_t old_size_bytes = state_.size_bytes.load();
     shrink_work request(engine_, state_, size_bytes);
-    UTHIN_TRY(engine_.worker().execute(state_.queue, request));
-    auto cut = cut_beyond(size_bytes);
+    auto cut = engine_.worker().execute(state_.queue, request);
+    if (cut) {
+        cut = cut_beyond(size_bytes);
+    }
     if (!cut) {
         // A repeated call must cut again: what is left would show when the volume grows.
         state_.size_bytes.store(old_size_bytes);

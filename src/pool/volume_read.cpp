@@ -126,7 +126,8 @@ result<mapped_extent> volume_io::map(const io_ticket& ticket, std::uint64_t offs
             where = ticket.kind() == io_kind::read && at >= origin_end()
                         ? mapped_extent::place::zeros
                         : mapped_extent::place::engine;
-        } else if (found->shared && ticket.kind() == io_kind::write) {
+        } else if (ticket.kind() == io_kind::write && (found->shared || state_.gate.working())) {
+            // WG2: a gate that works is asked by the engine.
             where = mapped_extent::place::engine;
         }
         const std::uint64_t on_device = found ? data_offset(found->block, at) : 0;
