@@ -148,7 +148,7 @@ struct pool_status {
 
 // Since open.
 struct pool_counters {
-    std::uint64_t mapping_hits = 0;  // counted in samples of 64 per thread shard
+    std::uint64_t mapping_hits = 0;  // a sum over shards: what is counted meanwhile may be missing
     std::uint64_t mapping_misses = 0;
     std::uint64_t provisioned_blocks = 0;
     std::uint64_t broken_blocks = 0;  // copied because shared

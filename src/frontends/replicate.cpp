@@ -262,9 +262,15 @@ private:
         replication::send_request request;
         request.token = std::exchange(state_.token, {});
         request.compress = options_.compress;
-        const auto sent = UTHIN_TRY(send(request, pending->name));
-        report.data_bytes = sent.data_bytes;
-        UTHIN_TRY(reached(report.snapshot, sent.header.created_unix_seconds));
+        auto sent = send(request, pending->name);
+        if (!sent && sent.error().code() == error_code::cancelled && state_.token.empty()) {
+            state_.token = request.token;  // it stalled: nobody said how far it came
+        }
+        if (!sent) {
+            return std::unexpected(std::move(sent).error());
+        }
+        report.data_bytes = sent->data_bytes;
+        UTHIN_TRY(reached(report.snapshot, sent->header.created_unix_seconds));
         return report;
     }
 

@@ -158,6 +158,8 @@ result<void> engine::hold(hold_limit* holds, std::chrono::nanoseconds longest,
 
 // Nobody tells when a file system has space again: those who wait try, and so do new writes.
 result<void> engine::wait_for_device(const error& why, hold_limit* holds) {
+    // The caller gave his ticket back: close() waits for this one.
+    const io_ticket call = UTHIN_TRY(calls_.take(io_kind::read));
     constexpr std::chrono::nanoseconds pause = std::chrono::seconds(1);
     const std::string text =
         fmt::format("the data device has no space left: {} ({}); writes go on when it has some",
@@ -180,6 +182,10 @@ result<void> engine::wait_for_device(const error& why, hold_limit* holds) {
 void engine::device_has_space() {
     if (!device_is_full_.load(std::memory_order_relaxed)) {
         return;
+    }
+    const auto call = calls_.take(io_kind::read);
+    if (!call) {
+        return;  // the pool is being closed
     }
     static_cast<void>(run(
         [this]() -> result<void> {

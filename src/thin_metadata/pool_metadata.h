@@ -2,7 +2,8 @@
 //
 // Two copies of the roots: `now_` belongs to the writer, `published_` is what readers start from.
 // Readers walk published pages under the shared side of state_lock_, never touching the device; a
-// missing block is read with the lock released and the walk starts again. The writer works on
+// missing block is read with the lock released and the walk starts again, but for who has lost what
+// he read again and again (read_published). The writer works on
 // private pages without the lock and takes the exclusive side only to publish.
 //
 // Lock order  state_lock_, then a cache shard's lock. views_lock_ is a leaf.

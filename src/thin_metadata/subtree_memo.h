@@ -3,8 +3,9 @@
 //
 // Invariants
 //   SB1  An entry is right as long as it is there: what is below a node can get another owner only
-//        after the node itself was copied while it was shared, or its block was used anew. Both are
-//        reported by the writer, before anybody can see a state in which they happened.
+//        after the node itself was copied while it was shared, or gave its pointers to another node
+//        and lives on, or its block was used anew. All are reported by the writer, before anybody
+//        can see a state in which they happened.
 //   SB2  Memory: 8 bytes for each metadata block that was reported or remembered, in pages.
 // Threads   Any; one mutex, a leaf.
 // Failures  None.
