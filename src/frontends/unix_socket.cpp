@@ -68,11 +68,20 @@ result<void> check_replaceable(const std::string& path) {
             error_code::already_exists,
             fmt::format("{} exists and is no socket: choose another path or remove it", path));
     }
-    if (connect_unix(path)) {
+    const auto found = connect_unix(path);
+    if (found) {
         return fail(error_code::busy,
                     fmt::format("{}: another process listens on this socket", path));
     }
-    return {};
+    const int os_errno = found.error().os_errno();
+    if (os_errno == ECONNREFUSED || os_errno == ENOENT) {
+        return {};
+    }
+    return fail(found.error().code(),
+                fmt::format("{}: exists, and whether anybody listens on it cannot be told; choose "
+                            "another path or remove it",
+                            path),
+                os_errno);
 }
 
 }  // namespace

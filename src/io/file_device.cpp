@@ -40,6 +40,12 @@ bool is_out_of_space(int os_errno) {
     return os_errno == ENOSPC || os_errno == EDQUOT || os_errno == EFBIG;
 }
 
+// What a write that makes itself durable fails with as a flush does. Not what the system refuses
+// before it has written anything.
+bool may_have_lost_writes(int os_errno) {
+    return !is_out_of_space(os_errno) && os_errno != EOPNOTSUPP && os_errno != EINVAL;
+}
+
 result<std::uint64_t> size_of(int descriptor, bool is_disk, const std::string& path) {
     std::uint64_t size_bytes = 0;
     if (is_disk) {
@@ -136,9 +142,13 @@ result<void> file_device::transfer_out(std::uint64_t offset_bytes,
             continue;
         }
         if (length <= 0) {
-            return io_failure(length < 0 ? errno : EIO,
-                              fmt::format("{}: write of {} bytes at offset {} failed", path_,
-                                          buffer.size(), offset_bytes));
+            const int os_errno = length < 0 ? errno : EIO;
+            if (fua && may_have_lost_writes(os_errno)) {
+                const lock_guard held(flush_lock_);
+                flush_errno_ = os_errno;
+            }
+            return io_failure(os_errno, fmt::format("{}: write of {} bytes at offset {} failed",
+                                                    path_, buffer.size(), offset_bytes));
         }
         buffer = buffer.subspan(static_cast<std::size_t>(length));
         offset_bytes += static_cast<std::uint64_t>(length);
@@ -313,10 +323,6 @@ result<void> file_device::write_fua(std::uint64_t offset_bytes, std::span<const 
     if (!ended && ended.error().os_errno() == EOPNOTSUPP) {
         UTHIN_TRY(write_any(offset_bytes, buffer, false));
         return flush();
-    }
-    if (!ended && !is_out_of_space(ended.error().os_errno())) {
-        const lock_guard held(flush_lock_);
-        flush_errno_ = ended.error().os_errno();
     }
     return ended;
 }

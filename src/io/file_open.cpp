@@ -202,6 +202,10 @@ result<void> file_device::learn(const open_options& options) {
         }
     } else {
         rotational_ = queue_limit(status.st_dev, "rotational") != 0;
+        // A read of a hole succeeds at any alignment.
+        logical_sector_bytes_ =
+            std::max(logical_sector_bytes_,
+                     static_cast<std::uint32_t>(queue_limit(status.st_dev, "logical_block_size")));
         // A hole beyond the end changes nothing, but tells whether holes can be made.
         can_discard_ =
             !read_only_ && ::fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,

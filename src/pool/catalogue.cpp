@@ -155,15 +155,17 @@ result<void> catalogue::impl::configure() {
     // synchronous=EXTRA makes durable; PERSIST ends it with a synced overwrite of the journal's
     // header, one sector, and never changes the directory again. WAL would be as safe and quicker,
     // but a catalog.db copied without its -wal file would silently be an old one.
-    // EXCLUSIVE: no other process between two transactions.
-    return database.execute(
-        "PRAGMA locking_mode = EXCLUSIVE;"
-        "PRAGMA journal_mode = PERSIST;"
-        "PRAGMA synchronous = EXTRA;"
-        "PRAGMA mmap_size = 0;"
-        "PRAGMA temp_store = MEMORY;"
-        "PRAGMA cell_size_check = ON;"
-        "PRAGMA cache_size = -2048;");
+    // EXCLUSIVE: no other process between two transactions, and none before the first one: where
+    // the devices of a pool cannot be locked, this keeps a second process away.
+    UTHIN_TRY(
+        database.execute("PRAGMA locking_mode = EXCLUSIVE;"
+                         "PRAGMA journal_mode = PERSIST;"
+                         "PRAGMA synchronous = EXTRA;"
+                         "PRAGMA mmap_size = 0;"
+                         "PRAGMA temp_store = MEMORY;"
+                         "PRAGMA cell_size_check = ON;"
+                         "PRAGMA cache_size = -2048;"));
+    return database.claim();
 }
 
 result<void> catalogue::impl::prepare() {

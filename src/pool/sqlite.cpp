@@ -139,6 +139,14 @@ result<void> sqlite_database::execute(const char* sql) {
     return {};
 }
 
+result<void> sqlite_database::claim() {
+    auto claimed = execute("BEGIN EXCLUSIVE");
+    if (claimed) {
+        return execute("COMMIT");
+    }
+    return claimed.error().code() == error_code::busy ? std::move(claimed) : result<void>();
+}
+
 result<sqlite_statement> sqlite_database::prepare(std::string_view sql) {
     sqlite3_stmt* raw = nullptr;
     const int status = sqlite3_prepare_v3(database_.get(), sql.data(), static_cast<int>(sql.size()),

@@ -66,6 +66,9 @@ public:
     [[nodiscard]] static result<sqlite_database> open_in_memory();
 
     [[nodiscard]] result<void> execute(const char* sql);
+    // In EXCLUSIVE mode: takes the lock that is kept from then on; reading alone takes one that
+    // others may have, too. busy. A file that cannot be written is left as it is.
+    [[nodiscard]] result<void> claim();
     [[nodiscard]] result<sqlite_statement> prepare(std::string_view sql);
     // First column of the first row; absent when there is none.
     [[nodiscard]] result<std::optional<std::string>> query_text(std::string_view sql);

@@ -85,11 +85,7 @@ std::string_view to_string(block_use use) noexcept {
 }
 
 bool check_report::has_only_leaks() const noexcept {
-    const auto leaks = std::ranges::count_if(findings, [](const check_finding& finding) {
-        return finding.code == check_code::count_too_high ||
-               finding.code == check_code::count_beyond_end;
-    });
-    return fatal == 0 && repairable != 0 && static_cast<std::uint64_t>(leaks) == repairable;
+    return fatal == 0 && repairable != 0 && too_high == repairable;
 }
 
 }  // namespace uthin::thin_metadata

@@ -95,6 +95,10 @@ void checker::add(check_finding finding) {
         case check_severity::repairable: ++report_.repairable; break;
         case check_severity::fatal: ++report_.fatal; break;
     }
+    if (finding.code == check_code::count_too_high ||
+        finding.code == check_code::count_beyond_end) {
+        ++report_.too_high;
+    }
     // Half of the room is kept for what matters.
     const std::size_t room = finding.severity == check_severity::cosmetic
                                  ? options_.findings_max / 2

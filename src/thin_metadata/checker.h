@@ -123,6 +123,7 @@ struct check_report {
     std::uint64_t fatal = 0;
     std::uint64_t repairable = 0;
     std::uint64_t cosmetic = 0;
+    std::uint64_t too_high = 0;  // of the repairable ones: counts of more than is there
     // The first ones; the counts above include those that did not fit.
     std::vector<check_finding> findings;
 

@@ -52,19 +52,25 @@ public:
     result<void> fill() {
         while (run_.count == 0 && (page_ || at_ < leaves_.size())) {
             if (!page_) {
-                const leaf_place& leaf = leaves_[at_++];
-                page_ = UTHIN_TRY(
-                    read_mapping_leaf(source_, leaf.where, leaf.first_key, leaf.last_key));
-                entry_ = 0;
+                UTHIN_TRY(read_leaf());
+                continue;
             }
             const node_view node(page_->bytes());
-            if (entry_ < node.nr_entries()) {
-                run_ = run_at(node, entry_);
-                entry_ += static_cast<std::uint32_t>(run_.count);
-            }
+            run_ = run_at(node, entry_);
+            entry_ += static_cast<std::uint32_t>(run_.count);
             if (entry_ >= node.nr_entries()) {
                 page_.reset();
             }
+        }
+        return {};
+    }
+    // The next one, which may be empty: then it ends at once.
+    result<void> read_leaf() {
+        const leaf_place& leaf = leaves_[at_++];
+        page_ = UTHIN_TRY(read_mapping_leaf(source_, leaf.where, leaf.first_key, leaf.last_key));
+        entry_ = 0;
+        if (node_view(page_->bytes()).nr_entries() == 0) {
+            page_.reset();
         }
         return {};
     }
@@ -144,18 +150,17 @@ difference_run take_next(tree_runs& left, tree_runs& right) {
 // A leaf that both trees have at this place.
 result<void> send_shared_leaf(tree_runs& left, tree_runs& right, difference_joiner& runs) {
     right.skip_leaf();
-    do {
+    UTHIN_TRY(left.read_leaf());
+    while (!left.leaf_ends()) {
         UTHIN_TRY(left.fill());
         const mapping_run run = left.run();
         left.consume(run.count);
-        if (run.count != 0) {
-            UTHIN_TRY(runs.add({.kind = difference_kind::same,
-                                .begin = run.begin,
-                                .count = run.count,
-                                .left = run.data_begin,
-                                .right = run.data_begin}));
-        }
-    } while (!left.leaf_ends());
+        UTHIN_TRY(runs.add({.kind = difference_kind::same,
+                            .begin = run.begin,
+                            .count = run.count,
+                            .left = run.data_begin,
+                            .right = run.data_begin}));
+    }
     return {};
 }
 

@@ -70,6 +70,11 @@ result<void> check_data_block_size(std::uint64_t sectors) {
     return {};
 }
 
+std::uint64_t free_metadata_blocks(const disk_superblock& superblock) noexcept {
+    const std::uint64_t total = superblock.metadata_sm_root.nr_blocks;
+    return total - std::min<std::uint64_t>(total, superblock.metadata_sm_root.nr_allocated);
+}
+
 bool is_blank(persistent_data::const_block_bytes bytes) noexcept {
     return std::all_of(bytes.begin(), bytes.end(),
                        [](std::byte byte) { return byte == std::byte{0}; });

@@ -81,6 +81,8 @@ void store_superblock(const disk_superblock& from, persistent_data::block_bytes 
 // Feature words and block size. invalid_argument, unsupported.
 [[nodiscard]] result<void> check_features(const disk_superblock& superblock, bool read_only);
 [[nodiscard]] result<void> check_data_block_size(std::uint64_t sectors);
+// By its own counters, of which old tools leave one too high.
+[[nodiscard]] std::uint64_t free_metadata_blocks(const disk_superblock& superblock) noexcept;
 [[nodiscard]] bool is_blank(persistent_data::const_block_bytes bytes) noexcept;
 
 }  // namespace uthin::thin_metadata

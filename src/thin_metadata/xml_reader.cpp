@@ -260,7 +260,7 @@ result<void> reader::start_pool(const attribute_list& given) {
     if (given.has("metadata_snap")) {
         (void)UTHIN_TRY(given.number("metadata_snap", UINT64_MAX));
     }
-    pool.data_blocks = options_.data_blocks.value_or(pool.data_blocks);
+    pool.data_blocks = std::max(pool.data_blocks, options_.data_blocks.value_or(0));
     data_blocks_ = pool.data_blocks;
     place_ = place::pool;
     return send(sink_.begin_pool(pool));

@@ -138,11 +138,13 @@ result<bool> mend(const check_line& line, input_metadata& opened, check_report& 
     if (has_leaks) {
         report = UTHIN_TRY(thin_metadata::check_metadata(*opened.view, {}));
     }
+    report.needs_check =
+        (opened.view->superblock().flags & thin_metadata::superblock_flag_needs_check) != 0;
     if (!line.quiet) {
         if (has_leaks) {
             tell("Repaired leaked blocks\n");
         }
-        if (had_flag && !opened.view->superblock().flags) {
+        if (had_flag && !report.needs_check) {
             tell("Cleared needs_check flag\n");
         }
     }
@@ -153,9 +155,9 @@ result<bool> check(const check_line& line) {
     input_metadata opened = UTHIN_TRY(open_input(line));
     const auto& superblock = opened.view->superblock();
     if (!line.quiet && !line.json) {
-        UTHIN_TRY(print_result(fmt::format(
-            "TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n", std::uint64_t{superblock.trans_id},
-            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated)));
+        UTHIN_TRY(print_result(fmt::format("TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n",
+                                           std::uint64_t{superblock.trans_id},
+                                           thin_metadata::free_metadata_blocks(superblock))));
     }
     const thin_metadata::check_options how{.scope = line.superblock_only ? check_scope::superblock
                                                     : line.skip_mappings ? check_scope::devices

@@ -88,9 +88,9 @@ result<int> trim(const trim_line& line) {
     const input_metadata opened = UTHIN_TRY(open_metadata_view(*line.metadata, {}));
     const auto& superblock = opened.view->superblock();
     if (!line.quiet && !line.dry_run) {
-        UTHIN_TRY(print_result(fmt::format(
-            "TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n", std::uint64_t{superblock.trans_id},
-            superblock.metadata_sm_root.nr_blocks - superblock.metadata_sm_root.nr_allocated)));
+        UTHIN_TRY(print_result(fmt::format("TRANSACTION_ID={}\nMETADATA_FREE_BLOCKS={}\n",
+                                           std::uint64_t{superblock.trans_id},
+                                           thin_metadata::free_metadata_blocks(superblock))));
     }
     const auto report = UTHIN_TRY(thin_metadata::check_metadata(*opened.view, {}));
     if (!report.is_clean()) {

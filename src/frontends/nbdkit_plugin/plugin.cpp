@@ -230,6 +230,8 @@ int plugin_after_fork() {
 }
 
 void plugin_cleanup() {
+    // Before the pool is given up: whoever gets it next makes sockets of the same names.
+    remove_files();
     if (watch != nullptr) {
         watch->stop();
         delete watch;

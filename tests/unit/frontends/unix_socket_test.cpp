@@ -1,7 +1,9 @@
 #include "frontends/unix_socket.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -49,6 +51,24 @@ TEST_P(UnixSocket, IsReplacedWhenNobodyListens) {
     const auto refused = connect_unix(path());
     EXPECT_THAT(refused, test::HasCode(error_code::not_found));
     EXPECT_OK(listen_unix(path()));
+}
+
+// Somebody has it, though connecting fails: EPROTOTYPE here, EACCES for another user's.
+TEST_P(UnixSocket, DoesNotReplaceASocketOfAnotherKind) {
+    const int other = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ASSERT_GE(other, 0);
+    const std::string short_path = directory_.path().string() + "/d";
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    ASSERT_LT(short_path.size(), sizeof address.sun_path);
+    short_path.copy(address.sun_path, short_path.size());
+    ASSERT_EQ(::bind(other, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    ASSERT_EQ(std::rename(short_path.c_str(), path().c_str()), 0);
+    EXPECT_FALSE(listen_unix(path()));
+    struct stat status {};
+    ASSERT_EQ(::lstat(path().c_str(), &status), 0);
+    ::close(other);
+    EXPECT_OK(listen_unix(path())) << "nobody has it any more";
 }
 
 TEST_P(UnixSocket, DoesNotReplaceAFile) {

@@ -35,6 +35,7 @@ struct kernel_behaviour {
     std::atomic<int> transfers{0};
     std::atomic<int> flush_errno{0};  // once
     std::atomic<int> write_errno{0};  // once
+    std::atomic<int> read_errno{0};   // once
     std::atomic<int> flushes{0};
     std::atomic<int> durable_writes{0};
     std::atomic<int> flush_delay_ms{0};
@@ -70,6 +71,10 @@ int flush(long call, int descriptor) {
 
 extern "C" ssize_t pread(int descriptor, void* memory, size_t length, off_t offset) {
     if (interrupted()) {
+        return -1;
+    }
+    if (const int wanted = kernel.read_errno.exchange(0); wanted != 0) {
+        errno = wanted;
         return -1;
     }
     return ::syscall(SYS_pread64, descriptor, memory, std::min(length, kernel.bytes_max.load()),
@@ -128,6 +133,7 @@ protected:
         kernel.interrupted_every = 0;
         kernel.flush_errno = 0;
         kernel.write_errno = 0;
+        kernel.read_errno = 0;
         kernel.flush_delay_ms = 0;
         device_.reset();
         ::unlink(path_.c_str());
@@ -185,6 +191,22 @@ TEST_P(FileDevice, AFailedFuaWriteCountsAsAFailedFlushUnlessSpaceRanOut) {
     }
     EXPECT_THAT(device_->write_fua(0, out.span()), HasCode(error_code::io_error));
     EXPECT_THAT(device_->flush(), HasCode(error_code::io_error));
+}
+
+// Nothing was written: one sector that cannot be read must not stop every volume.
+TEST_P(FileDevice, AFuaWriteThatCouldNotBeginLosesNothing) {
+    ASSERT_OK(device_->write(0, bytes_));
+    if (device_->direct()) {
+        kernel.read_errno = EIO;  // of what surrounds it in its sector
+        EXPECT_THAT(device_->write_fua(100, std::span(bytes_).first(10)),
+                    HasCode(error_code::io_error));
+        EXPECT_OK(device_->flush());
+        aligned_buffer out(4096);
+        kernel.write_errno = EINVAL;
+        EXPECT_EQ(device_->write_fua(0, out.span()).error().os_errno(), EINVAL);
+    }
+    EXPECT_OK(device_->flush());
+    EXPECT_OK(device_->write_fua(100, std::span(bytes_).first(10)));
 }
 
 TEST_P(FileDevice, AFuaWriteReachesTheMedium) {

@@ -257,6 +257,12 @@ TEST_F(Catalogue, AnotherProcessIsKeptOut) {
     EXPECT_THAT(catalogue::open(path_, pool_uuid, {}), IsOk());
 }
 
+// Also if the first one has written nothing yet.
+TEST_F(Catalogue, TwoThatOpenedItTogetherDoNotShareIt) {
+    reopen();
+    EXPECT_THAT(catalogue::open(path_, pool_uuid, {}), HasCode(error_code::busy));
+}
+
 TEST_F(Catalogue, AMissingOrForeignFileSaysWhatToDo) {
     names_.reset();
     EXPECT_THAT(catalogue::open(path_, "pool-2", {}), HasCode(error_code::corrupt));

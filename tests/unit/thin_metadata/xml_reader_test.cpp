@@ -133,12 +133,15 @@ TEST(Xml, DeclarationCommentsAndSelfClosingDevicesAreAccepted) {
     EXPECT_EQ(recorder.devices.size(), 1U);
 }
 
-TEST(Xml, TheSizeOfTheDataDeviceCanBeGiven) {
+TEST(Xml, TheSizeOfTheDataDeviceCanBeRaised) {
     const std::string text = sample_with("\"1024\"", "\"0\"");
     EXPECT_THAT(error_of(text), HasSubstr("the pool has 0"));
     mapping_recorder recorder;
     ASSERT_OK(read_xml(input_of(text), recorder, {.data_blocks = 400}));
     EXPECT_EQ(recorder.pool.data_blocks, 400U);
+    mapping_recorder lower;
+    ASSERT_OK(read_xml(input_of(sample_with("\"1024\"", "\"1024\"")), lower, {.data_blocks = 4}));
+    EXPECT_EQ(lower.pool.data_blocks, 1024U);
 }
 
 TEST(Xml, ErrorsNameThePosition) {
