@@ -221,7 +221,8 @@ private:
             return {};
         }
         const auto same = std::ranges::find_if(theirs, [&](const volume_info& other) {
-            return is_snapshot(other) && content_id(other) == content_id(base);
+            return is_snapshot(other) && content_id(other) == content_id(base) &&
+                   other.parent_uuid == target->uuid;
         });
         UTHIN_TRY(run_there({"volume", "rollback", there(target_.volume), "--to", same->name}));
         UTHIN_TRY(run_there({"volume", "label", there(target_.volume),
@@ -254,6 +255,7 @@ private:
 
     result<round_report> resume(const volume_info* pending) {
         if (pending == nullptr) {
+            state_.token.clear();
             return fail(error_code::not_found, "the snapshot under way is gone");
         }
         round_report report;

@@ -153,10 +153,14 @@ result<void> engine::set_space_policies(std::map<device_id, space_policy> polici
         UTHIN_TRY(give_ready_back());  // from now on who allocates is asked whether he may
         const std::uint64_t before = UTHIN_TRY(shares_.promised_blocks(*metadata_));
         space_shares old = shares_;
+        const std::uint64_t era = era_;
         shares_.replace(policies);
         auto fit = must_fit ? check_promises(before, had_ready) : result<void>();
         if (!fit) {
             shares_ = std::move(old);
+            if (era != era_) {
+                shares_.aborted();  // what was in flight then is gone
+            }
             return fit;
         }
         has_shares_.store(!shares_.empty());
@@ -296,6 +300,11 @@ result<void> engine::repair_leaks() {
         }
         trimmer_->aborted();
         UTHIN_TRY(take_in_flight_again());
+        if (repaired && needs_check_pending_) {
+            // A superblock may have been written whose fate is not known; the one that was read is
+            // durable.
+            UTHIN_TRY(metadata_->clear_needs_check());
+        }
         if (repaired) {
             leave_read_only();
         }

@@ -202,12 +202,12 @@ void trimmer::step() {
             if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS {
                 pending_.insert(pending_.end(), blocks.begin(), blocks.end());
             });
-            if (!taken) {
-                pending_.clear();      // there was no memory for a step
-                phase_ = phase::idle;  // or the batch was broken, which ends all holds
+            if (taken) {
+                changed_.notify_all();
+                return;
             }
-            changed_.notify_all();
-            return;
+            pending_.clear();  // there was no memory for a step, or another one's request failed
+            blocks.clear();
         }
         phase_ = phase::at_device;
     }

@@ -40,11 +40,7 @@ public:
         UTHIN_TRY(look());
         if (!is_complete()) {
             UTHIN_TRY(check_capacity());
-            for (const volume_info& member : family_) {
-                if (at_target(member) == nullptr) {
-                    UTHIN_TRY(move_snapshot(member));
-                }
-            }
+            UTHIN_TRY(move_snapshots());
             UTHIN_TRY(is_still() ? move_volume() : follow_and_move());
         }
         UTHIN_TRY(finish());
@@ -108,31 +104,41 @@ private:
         renamed_ = named == nullptr;
         find_family(volumes);
         UTHIN_TRY(check_names());
-        return while_busy([&] { return check_snapshots_unused(); });
+        return is_complete() ? result<void>() : drop_used_copies();
     }
 
-    // They are copied once, and a client could write to one behind the copy. A copy that is there
-    // already is then of no use.
-    result<void> check_snapshots_unused() {
+    // Snapshots are copied once, and a client could write to one behind the copy: those that
+    // somebody has open are of no use, and deleted. busy if he stays.
+    result<void> drop_used_copies() {
         if (is_still()) {
             return {};
         }
-        const auto volumes = UTHIN_TRY(source_.list_volumes());
+        std::set<std::string> seen;
+        auto unused = while_busy([&]() -> result<void> {
+            const auto volumes = UTHIN_TRY(source_.list_volumes());
+            std::string used;
+            for (const volume_info& member : family_) {
+                const volume_info* now = find_volume(volumes, member.name);
+                if (now != nullptr && now->in_use && !is_temporary(member) &&
+                    !is_marked_read_only(now->labels)) {
+                    used = *seen.insert(member.name).first;
+                }
+            }
+            return used.empty() ? result<void>() : in_use(used);
+        });
         for (const volume_info& member : family_) {
-            const volume_info* now = find_volume(volumes, member.name);
-            if (now == nullptr || !now->in_use || is_marked_read_only(now->labels)) {
-                continue;
-            }
-            if (at_target(member) != nullptr) {
+            if (seen.contains(member.name) && at_target(member) != nullptr) {
                 UTHIN_TRY(target_.remove({.name = member.name, .if_exists = true}));
-                present_ = UTHIN_TRY(target_.list());
             }
-            return fail(error_code::busy,
-                        fmt::format("{}: in use, and what is written to a snapshot while it is "
-                                    "copied would be lost; disconnect its clients and start again",
-                                    at_source(member.name)));
         }
-        return {};
+        present_ = UTHIN_TRY(target_.list());
+        return unused;
+    }
+    [[nodiscard]] result<void> in_use(const std::string& name) const {
+        return fail(error_code::busy,
+                    fmt::format("{}: in use, and what is written to a snapshot while it is copied "
+                                "would be lost; disconnect its clients and start again",
+                                at_source(name)));
     }
 
     // The snapshots of the volume, and theirs, oldest first.
@@ -321,9 +327,19 @@ private:
         return target_.publish_hidden(hidden, wanted);
     }
 
+    result<void> move_snapshots() {
+        for (const volume_info& member : family_) {
+            if (at_target(member) == nullptr) {
+                UTHIN_TRY(move_snapshot(member));
+            }
+        }
+        return {};
+    }
+
     result<void> move_snapshot(const volume_info& member) {
         UTHIN_TRY(copy(member, member.name, identity_of(member)));
-        if (!is_temporary(member)) {
+        if (!is_temporary(member) &&
+            std::ranges::find(reply_.names, member.name) == reply_.names.end()) {
             reply_.names.push_back(member.name);
         }
         return {};
@@ -352,7 +368,9 @@ private:
                 break;
             }
         }
-        UTHIN_TRY(while_busy([&] { return check_snapshots_unused(); }));
+        system_clock().sleep_for(look_interval);  // the server sees that we have left
+        UTHIN_TRY(drop_used_copies());
+        UTHIN_TRY(move_snapshots());
         UTHIN_TRY(take_name());
         auto moved = move_volume();
         if (!moved && !renamed_before_) {

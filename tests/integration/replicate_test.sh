@@ -104,6 +104,17 @@ expect_equal "bytes of the snapshot that was under way" "$sent" "$(sum "$c/w")"
 expect_equal "bytes" "$(sum "$a/v")" "$(sum "$c/w")"
 expect_equal "snapshots there" 1 "$(count "$c")"
 
+echo "a stream whose snapshot is gone is not gone on with"
+change 6
+head -c 4M "$work/random" | "$uthin" write "$a/v" --offset 3M
+expect_failure 1 "ends early" "$uthin" replicate "$a/v" "ssh://host$c" --as w --once --rsh "$work/cutting" --remote-uthin "$uthin"
+pending=$("$uthin" volume show "$a/v" --json | python3 -c 'import json,sys
+states = [json.loads(v) for k, v in json.load(sys.stdin)["labels"].items() if k.startswith("replica:")]
+print(*(state["pending"] for state in states if state["pending"]))')
+"$uthin" volume delete "$a/$pending" --force > /dev/null
+"$uthin" replicate "$a/v" "ssh://host$c" --as w --once "${ssh[@]}" > /dev/null
+expect_equal "bytes" "$(sum "$a/v")" "$(sum "$c/w")"
+
 echo "a newer snapshot that was sent into another volume is no base for the replica"
 change 7
 "$uthin" snapshot create "$a/v" by-hand > /dev/null

@@ -3,6 +3,9 @@
 // user whose names began as its own. (Found by reading.)
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "replication/migrator.h"
 #include "support/pool_rig.h"
 #include "support/replication_rig.h"
@@ -65,6 +68,29 @@ TEST_F(MigratingWhatChanges, DropsTheCopyOfASnapshotThatSomebodyOpened) {
     open.reset();
     EXPECT_OK(source_.pool().show("v"));
     ASSERT_OK(migrate());
+    EXPECT_EQ(target_.content("monday"), source_.content("monday"));
+    EXPECT_EQ(target_.content("v"), source_.content("v.migrated"));
+}
+
+// He has gone again before the volume moves: the copy is made anew.
+TEST_F(MigratingWhatChanges, CopiesASnapshotAgainThatSomebodyOpenedForAWhile) {
+    std::shared_ptr<volume> open;
+    std::thread client;
+    const auto wait_for_copy = [&](std::uint64_t, std::uint64_t) {
+        if (!client.joinable() && target_.pool().show("monday")) {
+            open = source_.pool().open_volume("monday", false).value();
+            client = std::thread([&] {
+                std::this_thread::sleep_for(std::chrono::seconds(1));
+                EXPECT_OK(open->write(0, pattern(3, 512)));
+                open.reset();
+            });
+        }
+    };
+    write("v", 2);
+    ASSERT_OK_AND_ASSIGN(const migrate_reply reply, migrate(wait_for_copy));
+    ASSERT_TRUE(client.joinable());
+    client.join();
+    EXPECT_EQ(reply.names, (std::vector<std::string>{"monday", "v"}));
     EXPECT_EQ(target_.content("monday"), source_.content("monday"));
     EXPECT_EQ(target_.content("v"), source_.content("v.migrated"));
 }

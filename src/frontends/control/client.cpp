@@ -146,12 +146,17 @@ public:
         return {};
     }
     result<diff_reply> diff(const diff_request& request) override {
-        return decode_diff_reply(UTHIN_TRY(call(
-            "GET", UTHIN_TRY(address_of(request.to)) +
-                       fmt::format("/diff?from={}&from_device={}&to_device={}&offset={}&max={}",
-                                   url_encoded(request.from), url_encoded(request.from_device),
-                                   url_encoded(request.to_device), request.offset_bytes,
-                                   request.ranges_max))));
+        std::string address =
+            UTHIN_TRY(address_of(request.to)) +
+            fmt::format("/diff?from={}&offset={}&max={}", url_encoded(request.from),
+                        request.offset_bytes, request.ranges_max);
+        for (const auto& [key, tag] : {std::pair("from_device", &request.from_device),
+                                       std::pair("to_device", &request.to_device)}) {
+            if (!tag->empty()) {
+                address += fmt::format("&{}={}", key, url_encoded(*tag));
+            }
+        }
+        return decode_diff_reply(UTHIN_TRY(call("GET", address)));
     }
     result<release_reply> release() override {
         return decode_release_reply(UTHIN_TRY(call("POST", "/v1/pool/release")));

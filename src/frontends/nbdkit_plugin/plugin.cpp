@@ -195,11 +195,12 @@ void announce() {
 // process ends under them.
 void end_without_clients() {
     nbdkit_error("clients that take no replies are left behind");
+    // Before the pool is given up: whoever gets it next makes sockets of the same names.
+    remove_files();
     const int status = guarded([]() -> result<int> {
         UTHIN_TRY_CTX(served->stop(), "closing the pool");
         return 0;
     });
-    remove_files();
     ::_exit(status == 0 ? 0 : 1);
 }
 
@@ -230,13 +231,12 @@ int plugin_after_fork() {
 }
 
 void plugin_cleanup() {
-    // Before the pool is given up: whoever gets it next makes sockets of the same names.
-    remove_files();
     if (watch != nullptr) {
         watch->stop();
         delete watch;
         watch = nullptr;
     }
+    remove_files();  // as in end_without_clients()
     if (served != nullptr) {
         static_cast<void>(guarded([]() -> result<int> {
             UTHIN_TRY_CTX(served->stop(), "closing the pool");
