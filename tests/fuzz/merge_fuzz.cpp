@@ -53,12 +53,18 @@ bool apply_stream(std::span<const std::byte> stream, bytes& volume) {
         if (!record) {
             return false;
         }
+        if (record->kind == record_kind::mark) {
+            continue;
+        }
+        if (record->kind == record_kind::end) {
+            return true;
+        }
+        // Only now: the offset of an end is any number.
         const auto to = volume.begin() + static_cast<std::ptrdiff_t>(record->offset_bytes);
-        switch (record->kind) {
-            case record_kind::data: std::ranges::copy(record->data, to); break;
-            case record_kind::zero: std::fill_n(to, record->length_bytes, std::byte{0}); break;
-            case record_kind::mark: break;
-            default: return true;
+        if (record->kind == record_kind::data) {
+            std::ranges::copy(record->data, to);
+        } else {
+            std::fill_n(to, record->length_bytes, std::byte{0});
         }
     }
 }
