@@ -69,9 +69,16 @@ private:
     const std::uint64_t wanted_;
 };
 
+namespace {
+
+std::string tag_of(std::uint64_t dev_id, std::uint64_t time, std::uint64_t transaction_id) {
+    return fmt::format("{}-{}-{}", dev_id, time, transaction_id);
+}
+
+}  // namespace
+
 std::string device_tag(const volume_info& volume) {
-    return fmt::format("{}-{}-{}", volume.dev_id, volume.creation_time,
-                       volume.creation_transaction_id);
+    return tag_of(volume.dev_id, volume.creation_time, volume.creation_transaction_id);
 }
 
 struct pool_directory::diff_sides {
@@ -88,11 +95,8 @@ struct pool_directory::diff_sides {
 result<std::string> pool_directory::check_device(const found_volume& found,
                                                  const std::string& wanted) const {
     const device_identity& identity = found.record.identity;
-    volume_info volume;
-    volume.dev_id = identity.id.value();
-    volume.creation_time = identity.creation_time;
-    volume.creation_transaction_id = identity.creation_transaction_id;
-    std::string tag = device_tag(volume);
+    std::string tag =
+        tag_of(identity.id.value(), identity.creation_time, identity.creation_transaction_id);
     if (!wanted.empty() && tag != wanted) {
         return fail(error_code::not_found,
                     fmt::format("{}/{}: was deleted or renamed meanwhile, and another volume has "

@@ -197,17 +197,18 @@ void trimmer::step() {
         style);
     {
         lock_guard held(lock_);
-        if (!taken || phase_ != phase::held) {
+        if (!taken) {
+            // No memory for a step, or another one's request failed: nothing is left to discard,
+            // and what is held is let go below.
+            pending_.clear();
+            blocks.clear();
+        } else if (phase_ != phase::held) {
             // Nothing was free, or an allocation needed it: later, if it is free then.
             if_memory_allows([&]() NO_THREAD_SAFETY_ANALYSIS {
                 pending_.insert(pending_.end(), blocks.begin(), blocks.end());
             });
-            if (taken) {
-                changed_.notify_all();
-                return;
-            }
-            pending_.clear();  // there was no memory for a step, or another one's request failed
-            blocks.clear();
+            changed_.notify_all();
+            return;
         }
         phase_ = phase::at_device;
     }

@@ -131,7 +131,9 @@ private:
                 UTHIN_TRY(target_.remove({.name = member.name, .if_exists = true}));
             }
         }
-        present_ = UTHIN_TRY(target_.list());
+        if (!seen.empty()) {
+            present_ = UTHIN_TRY(target_.list());
+        }
         return unused;
     }
     [[nodiscard]] result<void> in_use(const std::string& name) const {

@@ -70,6 +70,12 @@ result<std::uint64_t> query_number(const http_request& request, const std::strin
     return number;
 }
 
+// Empty when it is not there.
+std::string query_text(const http_request& request, const std::string& key) {
+    const auto found = request.query.find(key);
+    return found == request.query.end() ? std::string() : found->second;
+}
+
 result<bool> query_flag(const http_request& request, const std::string& key) {
     const auto found = request.query.find(key);
     if (found == request.query.end() || found->second == "false") {
@@ -328,9 +334,7 @@ result<std::string> control_api::metadata_snapshot(const http_request& request, 
         wanted.action = renew ? metadata_snapshot_action::renew : metadata_snapshot_action::reserve;
     } else if (is_release) {
         wanted.action = metadata_snapshot_action::release;
-        if (const auto owner = request.query.find("owner"); owner != request.query.end()) {
-            wanted.owner = owner->second;
-        }
+        wanted.owner = query_text(request, "owner");
     } else if (request.method != "GET" || renew) {
         return wrong_method();
     }
@@ -409,15 +413,9 @@ result<std::string> control_api::diff(const http_request& request, const std::st
     UTHIN_TRY(check_query(request, {"from", "offset", "max", "from_device", "to_device"}));
     diff_request wanted;
     wanted.to = name;
-    if (const auto from = request.query.find("from"); from != request.query.end()) {
-        wanted.from = from->second;
-    }
-    if (const auto device = request.query.find("from_device"); device != request.query.end()) {
-        wanted.from_device = device->second;
-    }
-    if (const auto device = request.query.find("to_device"); device != request.query.end()) {
-        wanted.to_device = device->second;
-    }
+    wanted.from = query_text(request, "from");
+    wanted.from_device = query_text(request, "from_device");
+    wanted.to_device = query_text(request, "to_device");
     if (request.query.contains("offset")) {
         wanted.offset_bytes = UTHIN_TRY(query_number(request, "offset"));
     }
