@@ -291,7 +291,8 @@ public:
     [[nodiscard]] result<void> clear_needs_check();
     // After a full check that found nothing but counts that are too high: puts them right, clears
     // needs_check and leaves read_only. Revokes every read view; changes wait as long as it takes
-    // to read all metadata. corrupt, no_metadata_space: nothing was changed.
+    // to read all metadata. corrupt, no_metadata_space: nothing was changed. io_error: as it was,
+    // or, if it is not known which superblock is durable, `fail`: open the pool again.
     [[nodiscard]] result<void> repair_leaks();
 
     // Runs `change` on the executor, alone, outside a batch; the writer's calls are legal in it. It

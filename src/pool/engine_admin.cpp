@@ -290,13 +290,19 @@ result<void> engine::repair_leaks() {
         if (mode() != pool_mode::read_only) {
             UTHIN_TRY(commit());
         }
+        bool in_doubt = false;
         repaired = thin_metadata::repair_leaks(
-            *metadata_device_, {.rebuild_space_maps = true, .clear_needs_check = true});
+            *metadata_device_, {.rebuild_space_maps = true, .clear_needs_check = true}, &in_doubt);
         // ORDER: TR2. Reading anew ends every hold: no discard may be under way then.
         static_cast<void>(trimmer_->let_go());
         if (auto reloaded = metadata_->abort(); !reloaded) {
             set_mode(pool_mode::fail, reloaded.error().to_string());
             return reloaded;
+        }
+        if (in_doubt) {
+            // The next transaction would write over what the other superblock may still need.
+            set_mode(pool_mode::fail, repaired.error().to_string());
+            return {};
         }
         trimmer_->aborted();
         UTHIN_TRY(take_in_flight_again());

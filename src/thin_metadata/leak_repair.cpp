@@ -139,7 +139,10 @@ result<void> reference_counter::count() {
 
 }  // namespace
 
-result<void> repair_leaks(block_device& device, const leak_repair_options& options) {
+result<void> repair_leaks(block_device& device, const leak_repair_options& options,
+                          bool* in_doubt) {
+    bool none_asks = false;
+    bool& doubt = in_doubt != nullptr ? *in_doubt : none_asks;
     return or_out_of_memory([&]() -> result<void> {
         const auto view = UTHIN_TRY(open_offline(device, {}));
         disk_superblock superblock = view->superblock();
@@ -171,8 +174,11 @@ result<void> repair_leaks(block_device& device, const leak_repair_options& optio
         UTHIN_TRY(device.read(0, block.span()));
         store_superblock(superblock, bytes);
         persistent_data::prepare_block(block_kind::superblock, metadata_block(0), bytes);
+        doubt = true;
         UTHIN_TRY(device.write(0, block.span()));
-        return device.flush();
+        UTHIN_TRY(device.flush());
+        doubt = false;
+        return {};
     });
 }
 

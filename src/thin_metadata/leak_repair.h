@@ -20,6 +20,10 @@ struct leak_repair_options {
     bool clear_needs_check = false;
 };
 
-[[nodiscard]] result<void> repair_leaks(block_device& device, const leak_repair_options& options);
+// `in_doubt`, if given, becomes true when the superblock is written and false again when it is
+// durable: an error in between leaves unknown which of the two a restart finds, and what is free in
+// one is in use in the other.
+[[nodiscard]] result<void> repair_leaks(block_device& device, const leak_repair_options& options,
+                                        bool* in_doubt = nullptr);
 
 }  // namespace uthin::thin_metadata

@@ -130,10 +130,12 @@ result<bool> mend(const check_line& line, input_metadata& opened, check_report& 
     const bool has_leaks = !report.is_clean();
     const bool had_flag = report.needs_check;
     opened.view.reset();
-    UTHIN_TRY_CTX(
-        thin_metadata::repair_leaks(*opened.device, {.rebuild_space_maps = has_leaks,
-                                                     .clear_needs_check = report.needs_check}),
-        "the metadata is as it was");
+    bool in_doubt = false;
+    auto mended = thin_metadata::repair_leaks(
+        *opened.device, {.rebuild_space_maps = has_leaks, .clear_needs_check = report.needs_check},
+        &in_doubt);
+    UTHIN_TRY_CTX(std::move(mended), in_doubt ? "the metadata may be mended or not; check it again"
+                                              : "the metadata is as it was");
     opened.view = UTHIN_TRY(thin_metadata::open_offline(*opened.device, {}));
     if (has_leaks) {
         report = UTHIN_TRY(thin_metadata::check_metadata(*opened.view, {}));
