@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t in_flight_max = 64;
 constexpr std::uint64_t range_request_bytes_max = std::uint64_t{1} << 30;  // 32 bits on the wire
-constexpr std::size_t zero_bytes_max = std::size_t{1} << 20;
+constexpr std::uint64_t zero_bytes_max = std::uint64_t{1} << 20;
 
 // Only where a device exists or is being opened: the library is there.
 const nbd_library& nbd() {
@@ -84,15 +84,18 @@ result<void> nbd_device::learn(const open_options& options) {
                         ": its server has no FLUSH, so nothing could be made durable; open it "
                         "read-only, or use another server");
     }
-    // 0: the server did not say; then anything goes.
+    // 0: the server did not say, or nothing that NBD knows; then anything goes.
     const std::int64_t minimum_bytes = nbd().get_block_size(handle_, LIBNBD_SIZE_MINIMUM);
     const std::int64_t maximum_bytes = nbd().get_block_size(handle_, LIBNBD_SIZE_MAXIMUM);
     if (minimum_bytes > 0) {
         capabilities_.alignment_bytes = static_cast<std::uint32_t>(minimum_bytes);
     }
     if (maximum_bytes > 0) {
+        const std::uint64_t unit_bytes = capabilities_.alignment_bytes;
         request_bytes_max_ =
             std::min(request_bytes_max_, static_cast<std::uint64_t>(maximum_bytes));
+        request_bytes_max_ =
+            std::max(unit_bytes, request_bytes_max_ - request_bytes_max_ % unit_bytes);
     }
     capabilities_.read_only = options.read_only;
     capabilities_.can_discard = !options.read_only && nbd().can_trim(handle_) == 1;
@@ -110,9 +113,26 @@ result<void> nbd_device::check(std::uint64_t offset_bytes, std::uint64_t length_
     return check_range(uri_, offset_bytes, length_bytes, size_bytes_);
 }
 
-result<void> nbd_device::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
-    UTHIN_TRY(check(offset_bytes, buffer.size(), false));
-    const lock_guard held(lock_);
+std::uint64_t nbd_device::first_part(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
+    const std::uint64_t unit_bytes = capabilities_.alignment_bytes;
+    const std::uint64_t begin = offset_bytes % unit_bytes;
+    return begin != 0 || length_bytes < unit_bytes ? std::min(length_bytes, unit_bytes - begin)
+                                                   : length_bytes - length_bytes % unit_bytes;
+}
+
+result<nbd_device::surroundings> nbd_device::read_around(std::uint64_t offset_bytes,
+                                                         std::uint64_t length_bytes) {
+    const std::uint64_t unit_bytes = capabilities_.alignment_bytes;
+    const std::uint64_t begin = offset_bytes % unit_bytes;
+    const std::uint64_t block_begin = offset_bytes - begin;
+    surroundings around{
+        std::vector<std::byte>(std::min(unit_bytes, size_bytes_ - block_begin)), block_begin, {}};
+    UTHIN_TRY(read_whole(block_begin, around.bytes));
+    around.part = std::span(around.bytes).subspan(begin, length_bytes);
+    return around;
+}
+
+result<void> nbd_device::read_whole(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
     while (!buffer.empty()) {
         const std::uint64_t part = std::min<std::uint64_t>(buffer.size(), request_bytes_max_);
         if (nbd().pread(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
@@ -124,9 +144,8 @@ result<void> nbd_device::read(std::uint64_t offset_bytes, std::span<std::byte> b
     return {};
 }
 
-result<void> nbd_device::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer) {
-    UTHIN_TRY(check(offset_bytes, buffer.size(), true));
-    const lock_guard held(lock_);
+result<void> nbd_device::write_whole(std::uint64_t offset_bytes,
+                                     std::span<const std::byte> buffer) {
     while (!buffer.empty()) {
         const std::uint64_t part = std::min<std::uint64_t>(buffer.size(), request_bytes_max_);
         if (nbd().pwrite(handle_, buffer.data(), part, offset_bytes, 0) != 0) {
@@ -136,6 +155,49 @@ result<void> nbd_device::write(std::uint64_t offset_bytes, std::span<const std::
         offset_bytes += part;
     }
     return {};
+}
+
+result<void> nbd_device::read_held(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
+    while (!buffer.empty()) {
+        const std::span<std::byte> part = buffer.first(first_part(offset_bytes, buffer.size()));
+        if (is_whole(offset_bytes, part.size())) {
+            UTHIN_TRY(read_whole(offset_bytes, part));
+        } else {
+            const surroundings around = UTHIN_TRY(read_around(offset_bytes, part.size()));
+            std::ranges::copy(around.part, part.begin());
+        }
+        buffer = buffer.subspan(part.size());
+        offset_bytes += part.size();
+    }
+    return {};
+}
+
+result<void> nbd_device::write_held(std::uint64_t offset_bytes, std::span<const std::byte> buffer) {
+    while (!buffer.empty()) {
+        const auto part = buffer.first(first_part(offset_bytes, buffer.size()));
+        if (is_whole(offset_bytes, part.size())) {
+            UTHIN_TRY(write_whole(offset_bytes, part));
+        } else {
+            const surroundings around = UTHIN_TRY(read_around(offset_bytes, part.size()));
+            std::ranges::copy(part, around.part.begin());
+            UTHIN_TRY(write_whole(around.block_begin_bytes, around.bytes));
+        }
+        buffer = buffer.subspan(part.size());
+        offset_bytes += part.size();
+    }
+    return {};
+}
+
+result<void> nbd_device::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
+    UTHIN_TRY(check(offset_bytes, buffer.size(), false));
+    const lock_guard held(lock_);
+    return read_held(offset_bytes, buffer);
+}
+
+result<void> nbd_device::write(std::uint64_t offset_bytes, std::span<const std::byte> buffer) {
+    UTHIN_TRY(check(offset_bytes, buffer.size(), true));
+    const lock_guard held(lock_);
+    return write_held(offset_bytes, buffer);
 }
 
 result<void> nbd_device::flush() {
@@ -162,6 +224,12 @@ result<void> nbd_device::discard(std::uint64_t offset_bytes, std::uint64_t lengt
     if (!capabilities_.can_discard) {
         return fail(error_code::unsupported, uri_ + ": its server cannot trim");
     }
+    const std::uint64_t unit_bytes = capabilities_.alignment_bytes;
+    const std::uint64_t end_bytes = offset_bytes + length_bytes;
+    const std::uint64_t end =
+        end_bytes == size_bytes_ ? end_bytes : end_bytes - end_bytes % unit_bytes;
+    offset_bytes += (unit_bytes - offset_bytes % unit_bytes) % unit_bytes;
+    length_bytes = end - std::min(offset_bytes, end);
     const lock_guard held(lock_);
     while (length_bytes != 0) {
         const std::uint64_t part = std::min(length_bytes, range_request_bytes_max);
@@ -176,20 +244,15 @@ result<void> nbd_device::discard(std::uint64_t offset_bytes, std::uint64_t lengt
 
 result<void> nbd_device::write_zeroes(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
     UTHIN_TRY(check(offset_bytes, length_bytes, true));
-    if (!can_write_zeroes_) {
-        const std::vector<std::byte> zeros(std::min<std::uint64_t>(length_bytes, zero_bytes_max));
-        while (length_bytes != 0) {
-            const std::uint64_t part = std::min<std::uint64_t>(length_bytes, zeros.size());
-            UTHIN_TRY(write(offset_bytes, std::span(zeros).first(part)));
-            offset_bytes += part;
-            length_bytes -= part;
-        }
-        return {};
-    }
     const lock_guard held(lock_);
     while (length_bytes != 0) {
-        const std::uint64_t part = std::min(length_bytes, range_request_bytes_max);
-        if (nbd().zero(handle_, part, offset_bytes, 0) != 0) {
+        const std::uint64_t part =
+            std::min(first_part(offset_bytes, length_bytes),
+                     can_write_zeroes_ ? range_request_bytes_max : zero_bytes_max);
+        if (!can_write_zeroes_ || !is_whole(offset_bytes, part)) {
+            const std::vector<std::byte> zeros(part);
+            UTHIN_TRY(write_held(offset_bytes, zeros));
+        } else if (nbd().zero(handle_, part, offset_bytes, 0) != 0) {
             return nbd_failure(uri_, "write-zeroes failed");
         }
         offset_bytes += part;
@@ -230,12 +293,8 @@ public:
         }
     }
 
-    [[nodiscard]] result<void> finish() {
-        collect(0);
-        return std::move(first_);
-    }
+    [[nodiscard]] result<void> outcome() { return std::move(first_); }
 
-private:
     // Waits until no more than `left_max` are in flight.
     void collect(std::size_t left_max) {
         retire();
@@ -253,6 +312,7 @@ private:
         }
     }
 
+private:
     void retire() {
         std::erase_if(cookies_, [this](std::uint64_t cookie) {
             const int status = nbd().aio_command_completed(handle_, cookie);
@@ -272,16 +332,24 @@ private:
 result<void> nbd_device::run(std::span<const io_op> ops) {
     const lock_guard held(lock_);
     batch requests(handle_, uri_);
+    std::vector<const io_op*> in_part;
     for (const io_op& op : ops) {
         result<void> legal =
             check(op.offset_bytes, op.buffer_bytes.size(), op.kind == io_kind::write);
-        if (legal) {
+        if (!legal) {
+            requests.note(std::move(legal));
+        } else if (is_whole(op.offset_bytes, op.buffer_bytes.size())) {
             requests.send(op, request_bytes_max_);
         } else {
-            requests.note(std::move(legal));
+            in_part.push_back(&op);
         }
     }
-    return requests.finish();
+    requests.collect(0);
+    for (const io_op* op : in_part) {
+        requests.note(op->kind == io_kind::read ? read_held(op->offset_bytes, op->buffer_bytes)
+                                                : write_held(op->offset_bytes, op->buffer_bytes));
+    }
+    return requests.outcome();
 }
 
 }  // namespace uthin::io

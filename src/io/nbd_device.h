@@ -3,6 +3,8 @@
 // Invariants
 //   ND1  A server without FLUSH is refused for writing: nothing could be made durable on it.
 //   ND2  Requests larger than the server takes are split.
+//   ND3  Where a write covers a part of one of the server's smallest blocks, that block is read,
+//        changed and written back under the lock; parts of blocks are not discarded.
 //
 // Threads   Any; one connection guarded by a mutex, on which a batch is in flight together.
 //
@@ -12,6 +14,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/mutex.h"
 #include "io/open.h"
@@ -49,6 +52,28 @@ private:
     [[nodiscard]] result<void> learn(const open_options& options);
     [[nodiscard]] result<void> check(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                                      bool changes) const;
+    [[nodiscard]] bool is_whole(std::uint64_t offset_bytes, std::uint64_t length_bytes) const {
+        return (offset_bytes | length_bytes) % capabilities_.alignment_bytes == 0;
+    }
+    // All requests but those of run(): a part of a block of the server's, or whole ones.
+    [[nodiscard]] std::uint64_t first_part(std::uint64_t offset_bytes,
+                                           std::uint64_t length_bytes) const;
+    [[nodiscard]] result<void> read_held(std::uint64_t offset_bytes, std::span<std::byte> buffer)
+        REQUIRES(lock_);
+    [[nodiscard]] result<void> write_held(std::uint64_t offset_bytes,
+                                          std::span<const std::byte> buffer) REQUIRES(lock_);
+    [[nodiscard]] result<void> read_whole(std::uint64_t offset_bytes, std::span<std::byte> buffer)
+        REQUIRES(lock_);
+    [[nodiscard]] result<void> write_whole(std::uint64_t offset_bytes,
+                                           std::span<const std::byte> buffer) REQUIRES(lock_);
+    // The block around [offset, offset + length), and where in it that begins.
+    struct surroundings {
+        std::vector<std::byte> bytes;
+        std::uint64_t block_begin_bytes;
+        std::span<std::byte> part;
+    };
+    [[nodiscard]] result<surroundings> read_around(std::uint64_t offset_bytes,
+                                                   std::uint64_t length_bytes) REQUIRES(lock_);
 
     const std::string uri_;
     mutex lock_;

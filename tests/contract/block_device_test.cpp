@@ -113,9 +113,16 @@ subject on_loop_disk(bool direct) {
 }
 
 struct nbd_server {
-    nbd_server() : socket(fresh_file("/tmp")) {
+    // `whole_blocks`: it answers nothing but whole 4 KiB.
+    explicit nbd_server(bool whole_blocks) : socket(fresh_file("/tmp")) {
         const std::string size = std::to_string(device_bytes);
         pid = ::fork();
+        if (pid == 0 && whole_blocks) {
+            ::execlp("nbdkit", "nbdkit", "--exit-with-parent", "-f", "-U", socket->path.c_str(),
+                     "--filter=blocksize-policy", "memory", size.c_str(), "blocksize-minimum=4096",
+                     "blocksize-error-policy=error", nullptr);
+            ::_exit(127);
+        }
         if (pid == 0) {
             ::execlp("nbdkit", "nbdkit", "--exit-with-parent", "-f", "-U", socket->path.c_str(),
                      "memory", size.c_str(), nullptr);
@@ -132,13 +139,13 @@ struct nbd_server {
     pid_t pid = -1;
 };
 
-subject on_nbd() {
+subject on_nbd(bool whole_blocks) {
     subject made;
     if (std::system("command -v nbdkit >/dev/null 2>&1") != 0) {
         made.skip_reason = "nbdkit is not installed";
         return made;
     }
-    const auto server = std::make_shared<nbd_server>();
+    const auto server = std::make_shared<nbd_server>(whole_blocks);
     made.below = server;
     const std::string uri = "nbd+unix:///?socket=" + server->socket->path;
     auto opened = io::open_device(uri, {});
@@ -496,7 +503,9 @@ INSTANTIATE_TEST_SUITE_P(
         implementation{"FileBuffered", [] { return on_file(test::bin_dir(), false); }},
         implementation{"DiskDirect", [] { return on_loop_disk(true); }},
         implementation{"DiskBuffered", [] { return on_loop_disk(false); }},
-        implementation{"Nbd", on_nbd}, implementation{"Memory", on_memory},
+        implementation{"Nbd", [] { return on_nbd(false); }},
+        implementation{"NbdWholeBlocks", [] { return on_nbd(true); }},
+        implementation{"Memory", on_memory},
         implementation{"FaultAndDelayWrappers", through_wrappers},
         implementation{"Crash", on_crash_device}, implementation{"Image", on_image}),
     [](const ::testing::TestParamInfo<implementation>& of) { return std::string(of.param.name); });

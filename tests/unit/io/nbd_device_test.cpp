@@ -395,6 +395,84 @@ TEST(NbdDevice, RequestsAreAsLargeAsTheServerTakes) {
     EXPECT_EQ(in, many);
 }
 
+// A server that answers nothing but whole blocks.
+behaviour strict(std::uint32_t block_bytes) {
+    behaviour how;
+    how.length_min = block_bytes;
+    how.length_max = 4 * block_bytes;
+    how.judge = [=](const request& one) {
+        return (one.offset | one.length) % block_bytes == 0 ? answer::good : answer::io_error;
+    };
+    return how;
+}
+
+TEST(NbdDevice, PartsOfTheServersBlocksAreReadChangedAndWrittenBack) {
+    odd_server server(strict(4096));
+    ASSERT_OK_AND_ASSIGN(const auto device, server.open());
+    std::vector<std::byte> expected = filled(1 << 20, 0xEE);
+    const auto is_as_expected = [&] {
+        auto found = filled(expected.size(), 0);
+        const auto whole = device->read(0, found);
+        EXPECT_OK(whole);
+        return found == expected;
+    };
+    const auto write = [&](std::uint64_t at, std::size_t length, int with) {
+        const auto bytes = filled(length, with);
+        std::ranges::copy(bytes, expected.begin() + static_cast<std::ptrdiff_t>(at));
+        EXPECT_OK(device->write(at, bytes));
+        EXPECT_TRUE(is_as_expected()) << at << "+" << length;
+    };
+    write(512, 512, 1);              // inside of one
+    write(4096 + 1024, 3072, 2);     // to the end of one
+    write(8192 - 512, 1024, 3);      // of two
+    write(12288 - 1, 20 * 4096, 4);  // with more than a request between
+    write((1 << 20) - 100, 100, 5);  // at the end
+    EXPECT_EQ(server.lengths(nbd_write).size(), 1U + 1 + 2 + (1 + 5 + 1) + 1);
+    auto part = filled(10000, 0);
+    ASSERT_OK(device->read(12000, part));
+    EXPECT_TRUE(std::ranges::equal(part, std::span(expected).subspan(12000, part.size())));
+
+    ASSERT_OK(device->write_zeroes(100, 3 * 4096));
+    std::fill_n(expected.begin() + 100, 3 * 4096, std::byte{0});
+    EXPECT_TRUE(is_as_expected());
+    EXPECT_THAT(server.lengths(nbd_zeroes), ElementsAre(2 * 4096));
+
+    ASSERT_OK(device->discard(100, 3 * 4096));
+    ASSERT_OK(device->discard(4097, 4096));
+    ASSERT_OK(device->discard(4097, 0));
+    EXPECT_THAT(server.lengths(nbd_trim), ElementsAre(2 * 4096));
+}
+
+TEST(NbdDevice, PartsOfOneBlockInABatchDoNotDisturbEachOther) {
+    odd_server server(strict(4096));
+    ASSERT_OK_AND_ASSIGN(const auto device, server.open());
+    auto bytes = filled(20 * 512, 7);
+    std::vector<io_op> ops;
+    for (std::uint64_t i = 0; i < 16; ++i) {
+        ops.push_back({io_kind::write, 512 * i, std::span(bytes).subspan(512 * i, 512)});
+    }
+    auto whole = filled(4096, 8);
+    ops.push_back({io_kind::write, 8192, whole});
+    auto before = filled(1000, 0);
+    ops.push_back({io_kind::read, 100'000, before});
+    ASSERT_OK(device->run(ops));
+    EXPECT_EQ(before, filled(1000, 0xEE));
+    auto found = filled(12288, 0);
+    ASSERT_OK(device->read(0, found));
+    auto expected = filled(8192, 7);
+    expected.insert(expected.end(), whole.begin(), whole.end());
+    EXPECT_EQ(found, expected);
+}
+
+TEST(NbdDevice, BlockSizesThatNbdDoesNotKnowAreIgnored) {
+    behaviour how;
+    how.length_min = 1 << 17;
+    how.length_max = 1 << 20;
+    const odd_server server(how);
+    ASSERT_OK_AND_ASSIGN(const auto device, server.open());
+    EXPECT_EQ(device->capabilities().alignment_bytes, 1U);
+}
+
 TEST(NbdDevice, ABatchWithABadPieceDoesTheOthers) {
     const odd_server server(behaviour{});
     ASSERT_OK_AND_ASSIGN(const auto device, server.open());
