@@ -91,7 +91,7 @@ public:
             state_.error.clear();
         } else {
             ++state_.failures;
-            state_.error = done.error().message().substr(0, error_bytes_max);
+            state_.error = cut_text(done.error().message(), error_bytes_max);
         }
         const auto noted = note_state();
         if (done && !noted) {
@@ -137,7 +137,7 @@ private:
         if (!value.is_object()) {
             return fail(error_code::io_error,
                         fmt::format("{}: gave no list of its volumes: {}", target_.text,
-                                    printable(text.substr(0, 200))));
+                                    printable(cut_text(text, 200))));
         }
         return decode_volumes(value);
     }
@@ -241,10 +241,10 @@ private:
         request.compress = options_.compress;
         auto sent = send(request, report.snapshot);
         if (!sent) {
-            if (state_.token.empty()) {
-                (void)remove_here(report.snapshot);
-            } else {
+            if (!state_.token.empty()) {
                 state_.pending = report.snapshot;
+            } else if (!may_be_there_) {
+                (void)remove_here(report.snapshot);
             }
             return std::unexpected(std::move(sent).error());
         }
@@ -278,11 +278,11 @@ private:
 
     result<std::string> make_snapshot() {
         const std::string name =
-            fmt::format("{}-replica-{}-{}-{:04x}", volume_.substr(0, 180), target_.tag(),
+            fmt::format("{}-replica-{}-{}-{:04x}", cut_text(volume_, 180), target_.tag(),
                         system_clock().unix_seconds(), system_random_u64() & 0xffff);
         create_snapshots_request request;
         request.snapshots = {
-            {volume_, name, {{hold_label(target_), target_.text.substr(0, 1000)}}}};
+            {volume_, name, {{hold_label(target_), std::string(cut_text(target_.text, 1000))}}}};
         UTHIN_TRY(pool_.create_snapshots(request));
         return name;
     }
@@ -290,6 +290,7 @@ private:
     // Leaves a token when it broke off and can go on.
     result<replication::send_reply> send(const replication::send_request& request,
                                          const std::string& snapshot) {
+        may_be_there_ = false;
         auto child = UTHIN_TRY(child_process::start(
             command({"receive", there(target_.volume), "--snapshot", snapshot, "--replica-of",
                      source_.uuid, "--snapshot-label", hold_label(target_) + "=replication",
@@ -308,6 +309,8 @@ private:
         // Also after a broken pipe: the other side knows why.
         auto finished = child.finish(options_.stall_timeout);
         if (!finished) {
+            // The line can be lost between the other side's last step and its word.
+            may_be_there_ = sent.has_value();
             state_.token = token_of(child.output());
             return std::unexpected(
                 std::move(finished).error().with_context(printable(target_.text)));
@@ -347,6 +350,8 @@ private:
     const replica_target& target_;
     volume_info source_;
     replica_state state_;
+    // All was sent, and nobody said what became of it: the next round looks at both sides.
+    bool may_be_there_ = false;
 };
 
 // "HOST", "HOST:PORT", "[ADDRESS]:PORT", each with "USER@" or without.

@@ -290,6 +290,9 @@ result<void> engine::repair_leaks() {
         if (mode() != pool_mode::read_only) {
             UTHIN_TRY(commit());
         }
+        // Blocks that only views need are free for a repair.
+        while (metadata_->revoke_oldest_view()) {
+        }
         bool in_doubt = false;
         repaired = thin_metadata::repair_leaks(
             *metadata_device_, {.rebuild_space_maps = true, .clear_needs_check = true}, &in_doubt);

@@ -58,6 +58,19 @@ bool is_control(std::string_view sequence) noexcept {
 
 }  // namespace
 
+std::string_view cut_text(std::string_view text, std::size_t bytes_max) noexcept {
+    if (text.size() <= bytes_max) {
+        return text;
+    }
+    const auto continues = [](char byte) {
+        return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+    };
+    while (bytes_max != 0 && continues(text[bytes_max])) {
+        --bytes_max;
+    }
+    return text.substr(0, bytes_max);
+}
+
 bool is_utf8(std::string_view text) noexcept {
     while (!text.empty()) {
         const std::size_t count = utf8_sequence_bytes(text);

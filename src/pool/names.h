@@ -29,6 +29,8 @@ inline constexpr std::uint64_t volume_size_bytes_max = (1ULL << 63) - sector_siz
 // `text` with what a terminal or a one-line message cannot take replaced by '?'.
 [[nodiscard]] std::string printable(std::string_view text);
 [[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+// The beginning of `text`, no longer than `bytes_max`, that ends between two characters of UTF-8.
+[[nodiscard]] std::string_view cut_text(std::string_view text, std::size_t bytes_max) noexcept;
 
 // "100", "64K", "10G", "2TiB": binary suffixes K M G T with or without B or iB, any case.
 [[nodiscard]] result<std::uint64_t> parse_size_bytes(std::string_view text);

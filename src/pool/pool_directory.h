@@ -235,6 +235,11 @@ private:
     [[nodiscard]] transfer_info info_of(const intent& transfer,
                                         const std::map<device_id, device_details>& devices);
     [[nodiscard]] result<void> drop_transfer_locked(const intent& transfer) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> change_labels(const std::string& uuid, const label_request& request);
+    // Somebody was heard of.
+    [[nodiscard]] result<void> note_transfer_locked(intent transfer,
+                                                    const std::map<std::string, std::string>& notes)
+        REQUIRES(change_lock_);
     [[nodiscard]] result<bool> remove_locked(const delete_volume_request& request)
         REQUIRES(change_lock_);
     // Makes a device that is reaped unless it is published.
@@ -412,6 +417,9 @@ private:
     bool lease_stopping_ GUARDED_BY(lease_lock_) = false;
     thread lease_thread_;
 
+    // Around reading and writing a volume's labels: an origin job does so at its end, when whoever
+    // stops it may hold change_lock_. Taken inside that; the catalogue's lock is taken inside it.
+    mutex labels_lock_;
     mutex open_lock_;  // taken inside change_lock_
     std::map<device_id, std::weak_ptr<volume>> open_ GUARDED_BY(open_lock_);
 

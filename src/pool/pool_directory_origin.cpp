@@ -244,6 +244,7 @@ result<std::shared_ptr<origin_job>> pool_directory::make_origin_job(
     info.total_bytes = info.left_bytes = UTHIN_TRY_CTX(mover->bytes_left(), shown);
     UTHIN_TRY(names_->set_labels(record.uuid, labels_with(record, recorded_job{request, false})));
     const auto finish = [this, uuid = record.uuid, kind = request.kind]() -> result<void> {
+        const lock_guard held(labels_lock_);
         const auto now = UTHIN_TRY(names_->find_uuid(uuid));
         if (!now) {
             return {};

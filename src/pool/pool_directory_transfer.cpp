@@ -17,6 +17,8 @@ namespace {
 
 // Beside the notes of who fills the volume.
 constexpr const char* noted_label = "@noted";
+// How often that is renewed while somebody fills it.
+constexpr std::int64_t transfer_note_seconds = 3600;
 
 label_map with_time(label_map notes, std::int64_t unix_seconds) {
     notes.insert_or_assign(noted_label, fmt::format("{}", unix_seconds));
@@ -110,6 +112,7 @@ result<std::shared_ptr<volume>> pool_directory::open_transfer(std::string_view i
     UTHIN_TRY(prepare_change("go on with a transfer"));
     auto open = UTHIN_TRY_CTX(pool_->open_volume(device, transfer.volume.size_bytes),
                               printable(directory_));
+    UTHIN_TRY(note_transfer_locked(transfer, transfer.volume.labels));
     const lock_guard held_open(open_lock_);
     open_[device] = open;
     return open;
@@ -118,7 +121,11 @@ result<std::shared_ptr<volume>> pool_directory::open_transfer(std::string_view i
 result<void> pool_directory::note_transfer(std::string_view id,
                                            const std::map<std::string, std::string>& notes) {
     const lock_guard held(change_lock_);
-    intent transfer = UTHIN_TRY(must_find_transfer(id));
+    return note_transfer_locked(UTHIN_TRY(must_find_transfer(id)), notes);
+}
+
+result<void> pool_directory::note_transfer_locked(intent transfer,
+                                                  const std::map<std::string, std::string>& notes) {
     transfer.volume.labels = with_time(notes, time_.unix_seconds());
     UTHIN_TRY(names_->set_labels(transfer.volume.uuid, transfer.volume.labels));
     transfers_.insert_or_assign(transfer.hidden.id, std::move(transfer));
@@ -179,7 +186,10 @@ result<void> pool_directory::drop_expired() {
     }
     for (const auto& [id, transfer] : std::map(transfers_)) {
         const transfer_info info = info_of(transfer, {});
-        if (!info.in_use && info.noted_unix_seconds + transfer_keep_seconds < now) {
+        if (info.in_use && info.noted_unix_seconds + transfer_note_seconds < now) {
+            // Whoever has it open may leave at any time, and comes back within a day.
+            UTHIN_TRY(note_transfer_locked(transfer, transfer.volume.labels));
+        } else if (!info.in_use && info.noted_unix_seconds + transfer_keep_seconds < now) {
             log(log_level::info, "directory",
                 fmt::format("the transfer into '{}' is dropped: nobody came back to it",
                             printable(info.name)));

@@ -422,6 +422,23 @@ result<bool> pool_directory::remove_locked(const delete_volume_request& request)
     return true;
 }
 
+result<void> pool_directory::change_labels(const std::string& uuid, const label_request& request) {
+    const lock_guard held(labels_lock_);
+    auto record = UTHIN_TRY(names_->find_uuid(uuid));
+    if (!record) {
+        return fail(error_code::not_found,
+                    fmt::format("{}/{}: gone", printable(directory_), printable(request.name)));
+    }
+    const auto before = record->labels;
+    for (const std::string& key : request.remove) {
+        record->labels.erase(key);
+    }
+    for (const auto& [key, value] : request.set) {
+        record->labels.insert_or_assign(key, value);
+    }
+    return record->labels == before ? result<void>() : names_->set_labels(uuid, record->labels);
+}
+
 result<volume_info> pool_directory::label(const label_request& request) {
     const lock_guard held(change_lock_);
     UTHIN_TRY(must_find(request.name));
@@ -429,17 +446,8 @@ result<volume_info> pool_directory::label(const label_request& request) {
     if (pool_->mode() != pool_mode::out_of_metadata_space) {
         UTHIN_TRY(prepare_change("label a volume"));
     }
-    volume_record record = UTHIN_TRY(must_have_record(request.name));
-    const auto before = record.labels;
-    for (const std::string& key : request.remove) {
-        record.labels.erase(key);
-    }
-    for (const auto& [key, value] : request.set) {
-        record.labels.insert_or_assign(key, value);
-    }
-    if (record.labels != before) {
-        UTHIN_TRY(names_->set_labels(record.uuid, record.labels));
-    }
+    const volume_record record = UTHIN_TRY(must_have_record(request.name));
+    UTHIN_TRY(change_labels(record.uuid, request));
     return describe(request.name);
 }
 

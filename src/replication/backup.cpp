@@ -109,7 +109,7 @@ public:
         const bool own_snapshot = !is_snapshot(*named);
         const std::string volume_uuid = own_snapshot ? named->uuid : named->parent_uuid;
         UTHIN_TRY(remove_strays(volumes, volume_uuid));
-        const std::string base = choose_base(volumes, volume_uuid);
+        const std::string base = choose_base(volumes, volume_uuid, named->external_origin);
         const volume_info snapshot = own_snapshot ? UTHIN_TRY(make_snapshot(named->name)) : *named;
         auto stored = store(snapshot, base);
         if (!stored) {
@@ -157,20 +157,23 @@ private:
     }
     // The snapshot of the newest point; empty: it is not here, so that everything is stored.
     [[nodiscard]] std::string choose_base(const std::vector<volume_info>& volumes,
-                                          const std::string& volume_uuid) const {
+                                          const std::string& volume_uuid,
+                                          const std::string& external_origin) const {
         const backup_point* last = request_.full ? nullptr : newest(volume_uuid);
         if (last == nullptr) {
             return {};
         }
         const auto base = std::ranges::find_if(volumes, [&](const volume_info& volume) {
-            return is_snapshot(volume) && content_id(volume) == last->id;
+            // Since a flatten there are no differences from what it was before.
+            return is_snapshot(volume) && content_id(volume) == last->id &&
+                   volume.external_origin == external_origin && volume.size_bytes != 0;
         });
         return base == volumes.end() ? std::string() : base->name;
     }
     result<volume_info> make_snapshot(const std::string& of) {
         create_snapshots_request wanted;
         wanted.snapshots = {{of,
-                             fmt::format("{}-backup-{}-{}", of.substr(0, 200),
+                             fmt::format("{}-backup-{}-{}", cut_text(of, 200),
                                          to_.manifest().next_number, make_uuid().substr(0, 8)),
                              {{hold_label, to_.manifest().id}}}};
         return UTHIN_TRY(pool_.create_snapshots(wanted)).front();
@@ -198,8 +201,9 @@ private:
             pool_, wanted,
             request_.rate_bytes_per_second == 0 ? static_cast<byte_sink&>(file) : limited));
         UTHIN_TRY(file.publish(point));
-        point.volume = sent.header.volume_name;
-        point.volume_uuid = sent.header.volume_uuid;
+        // Of a snapshot in use another one was sent, whose parent it is.
+        point.volume = snapshot.parent;
+        point.volume_uuid = snapshot.parent_uuid;
         point.id = sent.header.to.id;
         point.base = sent.header.from.id;
         point.size_bytes = sent.header.to_size_bytes;

@@ -19,18 +19,20 @@ constexpr std::size_t zero_test_bytes = 64U << 10;
 
 // Calls for every page of the difference; false: enough.
 template <class Call>
-result<void> for_each_page(pool_service& pool, const std::string& from, const std::string& to,
+result<void> for_each_page(pool_service& pool, const volume_info* from, const volume_info& to,
                            const Call& call) {
     diff_request wanted;
-    wanted.from = from;
-    wanted.to = to;
+    if (from != nullptr) {
+        wanted.from = from->name;
+        wanted.from_device = device_tag(*from);
+    }
+    wanted.to = to.name;
+    wanted.to_device = device_tag(to);
     std::optional<std::uint64_t> next = 0;
     while (next) {
         wanted.offset_bytes = *next;
         const diff_reply found = UTHIN_TRY(pool.diff(wanted));
         next = found.next_offset_bytes;
-        wanted.from_device = found.from_device;
-        wanted.to_device = found.to_device;
         if (!UTHIN_TRY(call(found))) {
             break;
         }
@@ -40,8 +42,8 @@ result<void> for_each_page(pool_service& pool, const std::string& from, const st
 
 }  // namespace
 
-result<change_cost> cost_of_changes(pool_service& pool, const std::string& from,
-                                    const std::string& to, std::uint64_t data_bytes_max,
+result<change_cost> cost_of_changes(pool_service& pool, const volume_info* from,
+                                    const volume_info& to, std::uint64_t data_bytes_max,
                                     std::uint64_t block_bytes) {
     change_cost cost;
     std::uint64_t counted_to = 0;  // in blocks
@@ -66,7 +68,7 @@ result<change_cost> cost_of_changes(pool_service& pool, const std::string& from,
 
 // Ascending. What lies behind the end of a smaller `from`, in the block in which it ends, was never
 // part of it and is told even if the block did not change: it is the seam.
-result<void> change_copier::for_each(const std::string& from, const std::string& to,
+result<void> change_copier::for_each(const volume_info* from, const volume_info& to,
                                      const range_function& call) {
     const std::uint64_t size = content_.size_bytes();
     std::uint64_t seam_begin = 0;
@@ -81,7 +83,7 @@ result<void> change_copier::for_each(const std::string& from, const std::string&
     bool first = true;
     UTHIN_TRY(for_each_page(pool_, from, to, [&](const diff_reply& found) -> result<bool> {
         const std::uint64_t old = found.from_size_bytes;
-        if (std::exchange(first, false) && !from.empty() && old < size &&
+        if (std::exchange(first, false) && from != nullptr && old < size &&
             old % found.block_size_bytes != 0) {
             seam_begin = old;
             seam_end = std::min(size, (old / found.block_size_bytes + 1) * found.block_size_bytes);
@@ -103,7 +105,7 @@ result<void> change_copier::for_each(const std::string& from, const std::string&
     return cross_seam(UINT64_MAX);
 }
 
-result<void> change_copier::copy(const std::string& from, const std::string& to) {
+result<void> change_copier::copy(const volume_info* from, const volume_info& to) {
     UTHIN_TRY(for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, range_kind kind) {
         return copy_range(begin, end, kind);
     }));
@@ -157,7 +159,7 @@ result<void> change_copier::copy_piece(std::uint64_t offset_bytes,
     return {};
 }
 
-result<void> change_copier::verify(const std::string& from, const std::string& to) {
+result<void> change_copier::verify(const volume_info* from, const volume_info& to) {
     return for_each(from, to, [&](std::uint64_t begin, std::uint64_t end, range_kind kind) {
         return compare_range(begin, end, kind);
     });

@@ -3,6 +3,7 @@
 // Invariants
 //   MC1  Costs what differs; the block sizes of the pools need not be the same.
 //   MC2  Nothing is written where the two are the same.
+//   MC3  The devices are those that the caller saw: not_found when another one has a name by now.
 // Threads   One.
 // Failures  Those of the pools; corrupt: what was read back is not what was written.
 #pragma once
@@ -28,8 +29,9 @@ struct change_cost {
 
 // Stops when there is more data than `data_bytes_max`. Without `block_bytes` blocks are not
 // counted.
-[[nodiscard]] result<change_cost> cost_of_changes(pool_service& pool, const std::string& from,
-                                                  const std::string& to,
+// `from`: null for nothing.
+[[nodiscard]] result<change_cost> cost_of_changes(pool_service& pool, const volume_info* from,
+                                                  const volume_info& to,
                                                   std::uint64_t data_bytes_max,
                                                   std::uint64_t block_bytes = 0);
 
@@ -42,10 +44,10 @@ public:
     void on_progress(std::function<void(std::uint64_t copied_bytes)> call) {
         progress_ = std::move(call);
     }
-    // `into` holds `from` (empty: zeros); it holds `to` afterwards, durably.
-    [[nodiscard]] result<void> copy(const std::string& from, const std::string& to);
+    // `into` holds `from` (null: zeros); it holds `to` afterwards, durably.
+    [[nodiscard]] result<void> copy(const volume_info* from, const volume_info& to);
     // The ranges that differ between the two, as they are in `into`.
-    [[nodiscard]] result<void> verify(const std::string& from, const std::string& to);
+    [[nodiscard]] result<void> verify(const volume_info* from, const volume_info& to);
 
     [[nodiscard]] std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
 
@@ -57,7 +59,7 @@ private:
     };
     using range_function = std::function<result<void>(std::uint64_t begin_bytes,
                                                       std::uint64_t end_bytes, range_kind kind)>;
-    [[nodiscard]] result<void> for_each(const std::string& from, const std::string& to,
+    [[nodiscard]] result<void> for_each(const volume_info* from, const volume_info& to,
                                         const range_function& call);
     [[nodiscard]] result<void> copy_range(std::uint64_t begin_bytes, std::uint64_t end_bytes,
                                           range_kind kind);

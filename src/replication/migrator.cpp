@@ -224,16 +224,17 @@ private:
 
     // ---- planning
 
-    // Of those at the target the one that `name` differs from least; empty: none is better than
+    // Of those at the target the one that `one` differs from least; null: none is better than
     // copying everything.
-    result<std::string> best_relative(const std::string& name,
-                                      const std::vector<std::string>& placed) {
-        std::string best;
-        std::uint64_t least = UTHIN_TRY(cost_of_changes(source_, {}, name, UINT64_MAX)).data_bytes;
+    result<const volume_info*> best_relative(const volume_info& one,
+                                             const std::vector<const volume_info*>& placed) {
+        const volume_info* best = nullptr;
+        std::uint64_t least =
+            UTHIN_TRY(cost_of_changes(source_, nullptr, one, UINT64_MAX)).data_bytes;
         std::size_t looked_at = 0;
         for (auto at = placed.rbegin(); at != placed.rend() && looked_at < candidates_max; ++at) {
             ++looked_at;
-            const change_cost cost = UTHIN_TRY(cost_of_changes(source_, *at, name, least));
+            const change_cost cost = UTHIN_TRY(cost_of_changes(source_, *at, one, least));
             if (cost.data_bytes < least) {
                 least = cost.data_bytes;
                 best = *at;
@@ -246,22 +247,22 @@ private:
     result<void> check_capacity() {
         const pool_report target = UTHIN_TRY(target_.report());
         std::uint64_t needed = 0;
-        std::vector<std::string> placed;
-        const auto add = [&](const std::string& name, bool is_there) -> result<void> {
+        std::vector<const volume_info*> placed;
+        const auto add = [&](const volume_info& one, bool is_there) -> result<void> {
             if (!is_there) {
-                const std::string from = UTHIN_TRY(best_relative(name, placed));
+                const volume_info* from = UTHIN_TRY(best_relative(one, placed));
                 const change_cost cost = UTHIN_TRY(
-                    cost_of_changes(source_, from, name, UINT64_MAX, target.block_size_bytes));
+                    cost_of_changes(source_, from, one, UINT64_MAX, target.block_size_bytes));
                 needed += cost.touched_blocks;
                 total_bytes_ += cost.data_bytes;
             }
-            placed.push_back(name);
+            placed.push_back(&one);
             return {};
         };
         for (const volume_info& member : family_) {
-            UTHIN_TRY(add(member.name, at_target(member) != nullptr));
+            UTHIN_TRY(add(member, at_target(member) != nullptr));
         }
-        UTHIN_TRY(add(volume_.name, false));
+        UTHIN_TRY(add(volume_, false));
         const std::uint64_t free = target.data_blocks - target.data_used_blocks;
         if (needed <= free) {
             return {};
@@ -274,22 +275,23 @@ private:
 
     // ---- copying
 
-    [[nodiscard]] std::vector<std::string> placed() const {
-        std::vector<std::string> names;
+    [[nodiscard]] std::vector<const volume_info*> placed() const {
+        std::vector<const volume_info*> found;
         for (const volume_info& member : family_) {
             if (at_target(member) != nullptr) {
-                names.push_back(member.name);
+                found.push_back(&member);
             }
         }
-        return names;
+        return found;
     }
 
     // A copy of `member`, which nobody changes meanwhile, appears as content of the staged volume
     // and, with `snapshot`, as a snapshot of that.
     result<void> copy(const volume_info& member, const std::string& snapshot,
                       const std::string& received_from) {
-        const std::string from = UTHIN_TRY(best_relative(member.name, placed()));
-        hidden_volume hidden = UTHIN_TRY(target_.make_hidden(from, member.size_bytes));
+        const volume_info* from = UTHIN_TRY(best_relative(member, placed()));
+        hidden_volume hidden =
+            UTHIN_TRY(target_.make_hidden(from != nullptr ? from->name : "", member.size_bytes));
         auto done = fill(member, from, *hidden.data);
         if (done) {
             done = publish(hidden, snapshot, received_from);
@@ -302,8 +304,10 @@ private:
         return {};
     }
 
-    result<void> fill(const volume_info& member, const std::string& from, volume& into) {
+    result<void> fill(const volume_info& member, const volume_info* from, volume& into) {
         const auto content = UTHIN_TRY(source_.open_data(member.name, true));
+        // What was opened by its name is what was looked at.
+        UTHIN_TRY(check_still_called(member, member.name));
         change_copier copier(source_, *content, into);
         copier.on_progress([&](std::uint64_t bytes) {
             if (request_.progress) {
@@ -311,9 +315,20 @@ private:
                 request_.progress(done, std::max(total_bytes_, done));
             }
         });
-        UTHIN_TRY(copier.copy(from, member.name));
+        UTHIN_TRY(copier.copy(from, member));
         reply_.copied_bytes += copier.copied_bytes();
-        return request_.verify ? copier.verify(from, member.name) : result<void>();
+        return request_.verify ? copier.verify(from, member) : result<void>();
+    }
+
+    result<void> check_still_called(const volume_info& member, const std::string& name) {
+        const volume_info now = UTHIN_TRY(source_.show_volume(name));
+        if (device_tag(now) != device_tag(member)) {
+            return fail(error_code::not_found,
+                        fmt::format("{}: was deleted or renamed meanwhile, and another volume has "
+                                    "the name; start again",
+                                    at_source(name)));
+        }
+        return {};
     }
 
     result<void> publish(hidden_volume& hidden, const std::string& snapshot,
@@ -352,6 +367,7 @@ private:
     // ---- a volume that may be in use
 
     [[nodiscard]] result<bool> is_used() {
+        UTHIN_TRY(check_still_called(volume_, volume_.name));
         return UTHIN_TRY(source_.show_volume(volume_.name)).in_use;
     }
 
@@ -362,6 +378,7 @@ private:
             wanted.snapshots = {{volume_.name, std::string(temporary_prefix) + make_uuid()}};
             const auto made = UTHIN_TRY(source_.create_snapshots(wanted));
             family_.push_back(made.front());
+            UTHIN_TRY(check_still_called(volume_, volume_.name));
             UTHIN_TRY(move_snapshot(family_.back()));
             ++reply_.round_count;
             UTHIN_TRY(drop_temporaries(family_.back().name));
@@ -393,12 +410,14 @@ private:
                 taken_at_ = system_clock().monotonic();
                 UTHIN_TRY(source_.rename_volume(request_.name, left_name()));
                 volume_.name = left_name();
-                if (!UTHIN_TRY(is_used())) {
+                const auto used = is_used();
+                if (used && !*used) {
                     renamed_ = true;
                     break;
                 }
                 UTHIN_TRY(source_.rename_volume(left_name(), request_.name));
                 volume_.name = request_.name;
+                UTHIN_TRY(used);
             }
             if (system_clock().monotonic() >= end) {
                 return fail(error_code::busy,

@@ -151,7 +151,9 @@ private:
         const volume_info target = UTHIN_TRY(pool_.show_volume(request_.name));
         diff_request wanted;
         wanted.from = base_;
+        wanted.from_device = device_tag(*find_volume(volumes_, base_));
         wanted.to = request_.name;
+        wanted.to_device = device_tag(target);
         wanted.ranges_max = 1;
         const bool same_size = target.size_bytes == header_.from_size_bytes;
         if (!same_size || !UTHIN_TRY(pool_.diff(wanted)).ranges.empty()) {
@@ -237,10 +239,10 @@ private:
     }
 
     // What is durable up to the last mark is noted. Without a reason to hurry not too often: it
-    // costs a commit.
+    // costs a commit. With one even if nothing is new: it is kept for a day from then on.
     result<void> note(bool now) {
         const std::chrono::nanoseconds time = system_clock().monotonic();
-        if (marked_bytes_ == durable_bytes_ || (!now && time < noted_at_ + note_interval)) {
+        if (!now && (marked_bytes_ == durable_bytes_ || time < noted_at_ + note_interval)) {
             return {};
         }
         // ORDER: RC4. Durable before it is noted.

@@ -275,6 +275,16 @@ void name_relatives(stream_header& header, const std::vector<volume_info>& volum
     }
 }
 
+// A device of the kernel's, or of a message, has the size of what is mapped until it is given one.
+result<void> check_has_size(const volume_info& volume) {
+    if (volume.size_bytes != 0) {
+        return {};
+    }
+    return fail(error_code::invalid_argument,
+                fmt::format("{}: is empty and has no size; give it one with 'uthin volume resize'",
+                            printable(volume.name)));
+}
+
 result<void> set_base(stream_header& header, const volume_info& from, const volume_info& to) {
     if (!is_snapshot(from)) {
         return fail(error_code::invalid_argument,
@@ -287,6 +297,7 @@ result<void> set_base(stream_header& header, const volume_info& from, const volu
                     fmt::format("{}: has another external origin than '{}'; send it whole",
                                 printable(to.name), printable(from.name)));
     }
+    UTHIN_TRY(check_has_size(from));
     header.from = {content_id(from), from.name};
     header.from_size_bytes = from.size_bytes;
     return {};
@@ -400,6 +411,7 @@ result<send_reply> send_snapshot(pool_service& pool, const send_request& request
         header.transfer_id = token.transfer_id;
         header.start_bytes = token.position_bytes;
     }
+    UTHIN_TRY(check_has_size(plan.to));
     if (!plan.from.name.empty()) {
         UTHIN_TRY(set_base(header, plan.from, plan.to));
     }

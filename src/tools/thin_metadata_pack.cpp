@@ -12,6 +12,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/result.h"
+#include "io/durable_file.h"
 #include "thin_metadata/pack.h"
 #include "tools/thin_devices.h"
 #include "tools/thin_tool.h"
@@ -39,9 +40,14 @@ std::unexpected<error> file_failure(const std::string& path) {
 
 // Asks before metadata is written over.
 result<void> confirm(const pack_line& line) {
+    const io::file_kind kind = io::kind_of_file(*line.output);
+    // Reading a pipe would wait for somebody to write to it.
+    if (line.force || (kind != io::file_kind::regular && kind != io::file_kind::block_device)) {
+        return {};
+    }
     const file_handle there(std::fopen(line.output->c_str(), "re"));
     aligned_buffer block(metadata_block_size_bytes);
-    if (line.force || there == nullptr ||
+    if (there == nullptr ||
         std::fread(block.data(), 1, block.size(), there.get()) != block.size() ||
         !thin_metadata::is_any_superblock(block.span())) {
         return {};
@@ -65,22 +71,33 @@ result<void> finish_file(std::FILE* file, const std::string& path) {
     return flush_file(path);
 }
 
+result<void> pack_into(block_device& device, const std::string& path) {
+    const file_handle file(std::fopen(path.c_str(), "we"));
+    if (file == nullptr) {
+        return file_failure(path);
+    }
+    UTHIN_TRY(
+        thin_metadata::pack_metadata(device, [&](std::span<const std::byte> bytes) -> result<void> {
+            return std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size()
+                       ? result<void>()
+                       : file_failure(path);
+        }));
+    return finish_file(file.get(), path);
+}
+
 result<void> pack(const pack_line& line) {
     const auto device = UTHIN_TRY(open_metadata_input(*line.input, access::exclusive_read));
     UTHIN_TRY(refuse_same_file(*line.input, *line.output));
     const auto claim = UTHIN_TRY(claim_output(*line.output));
     UTHIN_TRY(confirm(line));
-    const file_handle file(std::fopen(line.output->c_str(), "we"));
-    if (file == nullptr) {
-        return file_failure(*line.output);
+    const io::file_kind kind = io::kind_of_file(*line.output);
+    if (kind != io::file_kind::regular && kind != io::file_kind::absent) {
+        return pack_into(*device, *line.output);
     }
-    UTHIN_TRY(thin_metadata::pack_metadata(
-        *device, [&](std::span<const std::byte> bytes) -> result<void> {
-            return std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size()
-                       ? result<void>()
-                       : file_failure(*line.output);
-        }));
-    return finish_file(file.get(), *line.output);
+    // A pack that ends too early cannot be told from a whole one (PK4).
+    replacing_file whole(*line.output);
+    UTHIN_TRY(pack_into(*device, whole.fresh_path()));
+    return whole.install();
 }
 
 result<void> unpack(const pack_line& line) {

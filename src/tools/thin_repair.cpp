@@ -67,8 +67,8 @@ result<void> check_room(salvage& plan, block_device& output) {
                                 "has {}",
                                 needed, blocks));
     }
-    // Leaves that are not full, and nodes above shared ones.
-    const std::uint64_t ample = needed + needed / 8 + 64 + 4 * report.devices.size();
+    // Leaves beside shared ones, and nodes, may be a third full only; counts of 3 and more.
+    const std::uint64_t ample = 3 * needed + needed / 3 + 64 + 4 * report.devices.size();
     constexpr std::uint64_t tried_out_max = (256ULL << 20) / metadata_block_size_bytes;
     if (blocks >= ample || blocks > tried_out_max) {
         return {};

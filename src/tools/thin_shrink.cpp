@@ -132,33 +132,21 @@ public:
         }
         auto made = std::make_unique<prepared_xml>(path);
         made->claim_ = UTHIN_TRY(claim_output(path));
-        text_file text(made->new_path_);
+        text_file text(made->file_.fresh_path());
         thin_metadata::xml_writer writer(text.output(), thin_metadata::dump_dialect::v1);
         thin_metadata::shrink_filter filter(writer, plan);
         UTHIN_TRY(source(filter));
         UTHIN_TRY(text.write("\n"));
         UTHIN_TRY(text.close());
-        UTHIN_TRY(flush_file(made->new_path_));
+        UTHIN_TRY(flush_file(made->file_.fresh_path()));
         return made;
     }
-    explicit prepared_xml(std::string path)
-        : path_(std::move(path)), new_path_(fmt::format("{}.{}", path_, make_uuid())) {}
-    ~prepared_xml() override {
-        if (!installed_) {
-            (void)io::remove_file(new_path_);  // there may be none; what failed was told already
-        }
-    }
-    result<void> install() override {
-        UTHIN_TRY(io::rename_file(new_path_, path_));
-        installed_ = true;
-        return {};
-    }
+    explicit prepared_xml(const std::string& path) : file_(path) {}
+    result<void> install() override { return file_.install(); }
 
 private:
     std::unique_ptr<block_device> claim_;
-    std::string path_;
-    std::string new_path_;
-    bool installed_ = false;
+    replacing_file file_;
 };
 
 result<std::unique_ptr<block_device>> open_data(const shrink_line& line) {

@@ -1,17 +1,15 @@
 // All thin_* tools in one program: the tool is chosen by the name it is called by, or by the first
 // argument.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <array>
-#include <csignal>
 #include <cstdio>
 #include <new>
 #include <string_view>
 #include <utility>
 
 #include "base/large_heap.h"
+#include "tools/standard_streams.h"
 #include "tools/thin_tool.h"
 
 namespace {
@@ -51,22 +49,8 @@ const tool* find_tool(std::string_view path) {
     return nullptr;
 }
 
-// A closed stream is taken up, so that no device gets its number and, with it, our messages. What
-// is written there still fails.
-void occupy_standard_streams() {
-    int descriptor = 0;
-    while (descriptor >= 0 && descriptor <= STDERR_FILENO) {
-        descriptor = ::open("/dev/null", O_RDONLY);
-    }
-    if (descriptor > STDERR_FILENO) {
-        ::close(descriptor);
-    }
-}
-
 int run(int argc, char** argv) {
-    // A reader that goes away is an error of writing, not a death in the middle of a change.
-    std::signal(SIGPIPE, SIG_IGN);
-    occupy_standard_streams();
+    uthin::tools::prepare_standard_streams();
     uthin::use_large_heap();
     arguments given(argv, static_cast<std::size_t>(argc));
     for (int skipped = 0; skipped < 2 && !given.empty(); ++skipped) {

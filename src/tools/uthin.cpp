@@ -1,10 +1,10 @@
 // The command line of uthin.
 #include <fmt/format.h>
 
-#include <csignal>
 #include <cstdio>
 #include <new>
 
+#include "tools/standard_streams.h"
 #include "tools/uthin_command.h"
 #include "tools/uthin_serve.h"
 #include "uthin/version.h"
@@ -29,9 +29,6 @@ std::string one_line(std::string text) {
 
 int run(int argc, char** argv) {
     using namespace uthin::tools;
-    // A reader that goes away is an error of writing, not a death in the middle of a change.
-    std::signal(SIGPIPE, SIG_IGN);
-    std::signal(SIGXFSZ, SIG_IGN);  // a limit of the size of files is an error of the write
     CLI::App app("Thin volumes with snapshots of any depth, in user space, on the kernel's format",
                  "uthin");
     command_line line;
@@ -72,10 +69,14 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    using namespace uthin::tools;
     try {
-        return run(argc, argv);
+        prepare_standard_streams();
+        const int status = run(argc, argv);
+        const auto arrived = flush_output();
+        return arrived || status != exit_ok ? status : report_failure(arrived.error(), {});
     } catch (const std::bad_alloc&) {
         std::fputs("uthin: out of memory\n", stderr);
-        return uthin::tools::exit_failed;
+        return exit_failed;
     }
 }

@@ -56,7 +56,7 @@ int run_alone(const std::string& object, const std::function<result<void>()>& bo
     if (!done) {
         return report_failure(done.error(), object);
     }
-    return std::fflush(stdout) == 0 ? exit_ok : exit_failed;
+    return exit_ok;
 }
 
 int run_backup(const command_line& line, const backup_arguments& given) {

@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "frontends/control/codec.h"
 #include "io/durable_file.h"
+#include "tools/standard_streams.h"
 
 namespace uthin::tools {
 
@@ -34,6 +35,12 @@ std::string_view remedy_for(error_code code) {
     }
 }
 
+// Where that cannot be written nobody listens, and nothing else changes.
+void complain(const std::string& text) {
+    const std::string line = fmt::format("uthin: {}\n", text);
+    static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));
+}
+
 }  // namespace
 
 int report_failure(const error& failure, const std::string& object) {
@@ -53,17 +60,17 @@ int report_failure(const error& failure, const std::string& object) {
         message += "; ";
         message += remedy_for(failure.code());
     }
-    fmt::print(stderr, "uthin: {}\n", message);
+    complain(message);
     return exit_failed;
 }
 
 int report_usage(const std::string& what) {
-    fmt::print(stderr, "uthin: {}\n", printable(what));
+    complain(printable(what));
     return exit_usage;
 }
 
 void print_line(const std::string& text) {
-    fmt::print("{}\n", text);
+    print(text + '\n');
 }
 
 void print_json(const nlohmann::json& value) {
@@ -83,10 +90,6 @@ int with_session(const command_line& line, const std::string& directory, session
     }
     if (!closed) {
         return report_failure(closed.error(), directory);
-    }
-    if (std::fflush(stdout) != 0) {
-        return report_failure(error(error_code::io_error, "standard output: cannot write", errno),
-                              {});
     }
     return exit_ok;
 }

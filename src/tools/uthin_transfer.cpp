@@ -16,6 +16,7 @@
 #include "replication/receiver.h"
 #include "replication/sender.h"
 #include "tools/progress_bar.h"
+#include "tools/standard_streams.h"
 #include "tools/uthin_command.h"
 
 namespace uthin::tools {
@@ -31,7 +32,7 @@ void print_ranges(const command_line& line, const diff_reply& reply, bool first)
     for (const changed_range& range : reply.ranges) {
         const std::string json = frontends::to_text(frontends::encode(range));
         if (line.json) {
-            fmt::print("{}\n{}", first ? "" : ",", json);
+            print(fmt::format("{}\n{}", first ? "" : ",", json));
         } else {
             print_line(fmt::format("{:<8} {:>16} {:>16}",
                                    frontends::encode(range)["kind"].get<std::string>(),
@@ -45,11 +46,11 @@ void print_ranges(const command_line& line, const diff_reply& reply, bool first)
 result<void> print_diff(const command_line& line, pool_service& pool, diff_request request) {
     diff_reply reply = UTHIN_TRY(pool.diff(request));
     if (line.json) {
-        fmt::print(
-            "{{\"from\":{},\"to\":{},\"from_size\":{},\"to_size\":{},\"block_size\":{},"
-            "\"ranges\":[",
-            frontends::to_text(request.from), frontends::to_text(request.to), reply.from_size_bytes,
-            reply.to_size_bytes, reply.block_size_bytes);
+        print(
+            fmt::format("{{\"from\":{},\"to\":{},\"from_size\":{},\"to_size\":{},\"block_size\":{},"
+                        "\"ranges\":[",
+                        frontends::to_text(request.from), frontends::to_text(request.to),
+                        reply.from_size_bytes, reply.to_size_bytes, reply.block_size_bytes));
     } else {
         print_line(fmt::format("{:<8} {:>16} {:>16}", "CHANGE", "OFFSET", "LENGTH"));
     }
@@ -61,6 +62,8 @@ result<void> print_diff(const command_line& line, pool_service& pool, diff_reque
             break;
         }
         request.offset_bytes = *reply.next_offset_bytes;
+        request.from_device = reply.from_device;
+        request.to_device = reply.to_device;
         reply = UTHIN_TRY(pool.diff(request));
     }
     if (line.json) {
