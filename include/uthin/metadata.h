@@ -289,8 +289,12 @@ public:
     // an abort).
     [[nodiscard]] bool changed_this_transaction(const thin_device& device) const noexcept;
     [[nodiscard]] bool changed_this_transaction() const noexcept;
+    // Writer. A commit has something to write.
+    [[nodiscard]] bool has_changes() const;
     // Any. An abort threw changes of this device away.
     [[nodiscard]] bool aborted_changes(const thin_device& device) const noexcept;
+    // Writer. Nobody who saw those changes has the device open any more.
+    void forget_aborted_changes(thin_device& device) noexcept;
     // Any. Sequence numbers of transactions, in core, from 1: the open one; the newest durable one
     // (< open).
     [[nodiscard]] std::uint64_t open_transaction() const noexcept;

@@ -95,6 +95,7 @@ public:
         bool alone = false;
         bool commit = false;
         bool counts_as_change = true;
+        bool may_only_read = false;  // then it counts only if something was changed
     };
     [[nodiscard]] result<void> run(const std::function<result<void>()>& change, run_style style);
 

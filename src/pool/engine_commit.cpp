@@ -49,6 +49,9 @@ work::next simple_work::run() {
     if (auto outcome = change_(); !outcome) {
         return engine_.refuse(*this, std::move(outcome).error());
     }
+    if (style_.may_only_read && !engine_.metadata().has_changes()) {
+        return next::done;
+    }
     engine_.changed(true);
     engine_.shares().all_changed();
     return next::done;
@@ -419,7 +422,7 @@ std::chrono::nanoseconds engine::idle_time() {
     constexpr std::chrono::nanoseconds longest = std::chrono::seconds(1);
     constexpr std::chrono::nanoseconds shortest = std::chrono::milliseconds(1);
     std::chrono::nanoseconds left = longest;
-    if (changed_) {
+    if (changed_ && may_delete()) {
         left = changed_since_ + options_.commit_interval - clock_.monotonic();
     }
     if (mode() == pool_mode::out_of_data_space) {

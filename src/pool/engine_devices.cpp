@@ -228,6 +228,8 @@ result<std::shared_ptr<volume_state>> engine::open_state(device_id id, std::uint
     auto state = std::make_shared<volume_state>(id, size_bytes, options_.mapping_cache_entries,
                                                 [this] { executor_.wake(); });
     state->device = UTHIN_TRY(metadata_->open_device(id));
+    // The last handle of an older opening is gone, if the device is not closed yet.
+    metadata_->forget_aborted_changes(*state->device);
     return state;
 }
 

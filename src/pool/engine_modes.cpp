@@ -243,6 +243,9 @@ void engine::leave_read_only() {
 
 void engine::judge_space() {
     constexpr std::uint64_t resume_blocks_max = 64;
+    if (mode() == pool_mode::read_only || mode() == pool_mode::fail) {
+        return;  // space is not what they wait for
+    }
     const auto data = metadata_->data_space();
     const auto metadata = metadata_->metadata_space();
     if (!data || !metadata) {

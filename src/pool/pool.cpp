@@ -244,8 +244,9 @@ result<std::shared_ptr<thin_metadata::metadata_view>> pool::create_view() {
 result<void> pool::with_metadata(const std::function<result<void>(metadata&)>& change) {
     return or_out_of_memory([&]() -> result<void> {
         UTHIN_TRY(engine_->alive());
-        return engine_->run([&, this] { return change(engine_->metadata()); },
-                            {.needs = pool_engine::engine::need::nothing, .alone = true});
+        return engine_->run(
+            [&, this] { return change(engine_->metadata()); },
+            {.needs = pool_engine::engine::need::nothing, .alone = true, .may_only_read = true});
     });
 }
 

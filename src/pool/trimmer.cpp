@@ -146,8 +146,10 @@ std::vector<trimmer::run> trimmer::take_some() {
         rate == 0 ? bytes_per_step : std::min(bytes_per_step, rate / steps_per_s);
     std::uint64_t left = std::max<std::uint64_t>(bytes_max / engine_.block_bytes(), 1);
     lock_guard locked(lock_);
-    if (!enabled()) {
-        pending_.clear();  // the mode was changed meanwhile
+    // ORDER: TR1. In `fail` nobody knows whether the state that was read back, in which a block is
+    // free, is the one that a restart finds.
+    if (!enabled() || engine_.mode() == pool_mode::fail) {
+        pending_.clear();
     }
     for (std::size_t looks = 0; looks < looks_per_step && !pending_.empty() && left > 0; ++looks) {
         run& next = pending_.front();

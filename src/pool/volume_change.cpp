@@ -41,10 +41,15 @@ private:
     bool data_only_ = false;
 };
 
-// On a full pool discards may use the first half of the reserve: to empty what a snapshot shares
-// takes a block that does not come back. The other half is for deletions, which always help.
-bool is_reserve_spent(metadata& of) {
+// Discards may use the first half of the reserve: to empty what a snapshot shares takes a block
+// that does not come back. The other half is for deletions, which always help. Asked in any mode:
+// the commit after which the pool is called full may be put off (executor::commit_if_needed).
+bool is_reserve_spent(engine& owner) {
     constexpr std::uint64_t transaction_blocks = 12;  // of one slice and its commit
+    metadata& of = owner.metadata();
+    if (owner.mode() != pool_mode::out_of_metadata_space) {
+        return of.is_reserve_half_spent().value_or(true);
+    }
     const auto space = of.metadata_space();
     return !space ||
            space->raw_free_blocks < std::max(of.metadata_reserve_blocks() / 2, transaction_blocks);
@@ -61,20 +66,18 @@ public:
             set_outcome(std::move(allowed));
             return next::done;
         }
-        if (engine_.mode() == pool_mode::out_of_metadata_space) {
-            if (!runs_alone_) {
-                runs_alone_ = true;  // within a batch free blocks are those of its beginning
-                return next::again;
+        if (engine_.mode() == pool_mode::out_of_metadata_space && !runs_alone_) {
+            runs_alone_ = true;  // within a batch free blocks are those of its beginning
+            return next::again;
+        }
+        if (is_reserve_spent(engine_)) {
+            if (!retried()) {
+                engine_.changed(true);  // a commit gives back what others replaced
+                return next::space;
             }
-            if (is_reserve_spent(engine_.metadata())) {
-                if (!retried()) {
-                    engine_.changed(true);  // a commit gives back what others replaced
-                    return next::space;
-                }
-                set_outcome(fail(error_code::no_metadata_space,
-                                 "the pool's metadata is full, half of its reserve is used up"));
-                return next::done;
-            }
+            set_outcome(fail(error_code::no_metadata_space,
+                             "the pool's metadata is full, half of its reserve is used up"));
+            return next::done;
         }
         if (auto removed = remove_slice(); !removed) {
             return engine_.refuse(*this, std::move(removed).error());
@@ -128,8 +131,7 @@ private:
         // While blocks are moved to or from the external origin none goes behind the mover's back.
         // Nor is the reserve of full metadata used up for it.
         if (!engine_.may_delete() || state_.gate.working() || begin >= size ||
-            (engine_.mode() == pool_mode::out_of_metadata_space &&
-             is_reserve_spent(engine_.metadata())) ||
+            is_reserve_spent(engine_) ||
             !state_.discarded_parts.covers(block_, std::min(size - begin, engine_.block_bytes()))) {
             return next::done;
         }

@@ -682,6 +682,10 @@ bool metadata::changed_this_transaction() const noexcept {
     return impl_->changed_devices_.load() != 0;
 }
 
+bool metadata::has_changes() const {
+    return impl_->has_changes();
+}
+
 metadata_statistics metadata::statistics() const {
     const persistent_data::block_manager& blocks = impl_->blocks;
     return {blocks.blocks_read(),   blocks.blocks_written(), blocks.superblock_writes(),

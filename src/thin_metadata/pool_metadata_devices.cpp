@@ -290,6 +290,10 @@ result<thin_device*> metadata::open_device(device_id id) {
     });
 }
 
+void metadata::forget_aborted_changes(thin_device& device) noexcept {
+    device.aborted_with_changes.store(false);
+}
+
 void metadata::close_device(thin_device* device) {
     UTHIN_ASSERT(device->open_count > 0);
     --device->open_count;

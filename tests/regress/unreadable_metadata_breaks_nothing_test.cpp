@@ -6,6 +6,7 @@
 
 #include "support/matchers.h"
 #include "support/pool_rig.h"
+#include "uthin/metadata.h"
 
 namespace uthin {
 namespace {
@@ -53,6 +54,22 @@ private:
         return with;
     }
 };
+
+// The directory of a pool looks devices up so; that counted as a change. (Found by reading.)
+TEST(UnreadableMetadata, BreaksNothingAfterALookAtTheMetadata) {
+    cold_pool pool;
+    const auto volume = pool.open();
+    ASSERT_OK(pool.rig->with_metadata([](metadata& stored) -> result<void> {
+        EXPECT_OK(stored.time());
+        return {};
+    }));
+    pool.rig.metadata_faults.arm({.kinds = {operation_kind::read}, .persistent = true});
+    EXPECT_THAT(volume->write(hole * block, pattern(2, block)), HasCode(error_code::io_error));
+    EXPECT_EQ(pool.rig->mode(), pool_mode::write);
+    pool.rig.metadata_faults.disarm();
+    ASSERT_OK(volume->write(hole * block, pattern(2, block)));
+    EXPECT_FALSE(pool.rig->status(true)->needs_check);
+}
 
 TEST(UnreadableMetadata, BreaksNothingAsLongAsNothingWasChanged) {
     cold_pool pool;
