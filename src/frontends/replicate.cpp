@@ -173,19 +173,19 @@ private:
         if (!state_.token.empty()) {
             const auto* pending = replication::find_volume(ours, state_.pending);
             auto resumed = resume(pending);
-            if (resumed || !state_.token.empty()) {
-                return resumed;  // or the next round goes on from further on
+            if (resumed || !state_.token.empty() || may_be_there_) {
+                return resumed;  // or the next round goes on from further on, or sees it there
             }
         }
         return send_new(base);
     }
 
-    // RE3: what rounds left that were killed, and streams that will not be gone on with.
+    // RE3: what rounds left that were killed, and streams that will not be gone on with. The last
+    // round's snapshot may be there yet.
     result<void> remove_strays(const std::vector<volume_info>& ours, const volume_info* base) {
         for (const volume_info& own : ours) {
             const bool wanted = (base != nullptr && own.name == base->name) ||
-                                own.name == state_.snapshot ||
-                                (!state_.token.empty() && own.name == state_.pending);
+                                own.name == state_.snapshot || own.name == state_.pending;
             if (own.labels.contains(hold_label(target_)) && !wanted) {
                 UTHIN_TRY(remove_here(own.name));
             }
@@ -241,9 +241,9 @@ private:
         request.compress = options_.compress;
         auto sent = send(request, report.snapshot);
         if (!sent) {
-            if (!state_.token.empty()) {
+            if (!state_.token.empty() || may_be_there_) {
                 state_.pending = report.snapshot;
-            } else if (!may_be_there_) {
+            } else {
                 (void)remove_here(report.snapshot);
             }
             return std::unexpected(std::move(sent).error());
@@ -309,7 +309,8 @@ private:
         // Also after a broken pipe: the other side knows why.
         auto finished = child.finish(options_.stall_timeout);
         if (!finished) {
-            // The line can be lost between the other side's last step and its word.
+            // The line can be lost between the other side's last step and its word; what is still
+            // on its way there may even arrive after the next round has begun.
             may_be_there_ = sent.has_value();
             state_.token = token_of(child.output());
             return std::unexpected(

@@ -19,6 +19,7 @@
 #include "replication/patience.h"
 #include "replication/rate_limit.h"
 #include "replication/receiver.h"
+#include "replication/sender.h"
 #include "replication/stream_merge.h"
 
 namespace uthin::replication {
@@ -108,6 +109,7 @@ public:
         }
         const bool own_snapshot = !is_snapshot(*named);
         const std::string volume_uuid = own_snapshot ? named->uuid : named->parent_uuid;
+        UTHIN_TRY(check_has_size(*named));
         UTHIN_TRY(remove_strays(volumes, volume_uuid));
         const std::string base = choose_base(volumes, volume_uuid, named->external_origin);
         const volume_info snapshot = own_snapshot ? UTHIN_TRY(make_snapshot(named->name)) : *named;

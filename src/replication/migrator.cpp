@@ -378,7 +378,10 @@ private:
             wanted.snapshots = {{volume_.name, std::string(temporary_prefix) + make_uuid()}};
             const auto made = UTHIN_TRY(source_.create_snapshots(wanted));
             family_.push_back(made.front());
-            UTHIN_TRY(check_still_called(volume_, volume_.name));
+            if (auto same = check_still_called(volume_, volume_.name); !same) {
+                (void)source_.delete_volume({.name = made.front().name, .if_exists = true});
+                return same;
+            }
             UTHIN_TRY(move_snapshot(family_.back()));
             ++reply_.round_count;
             UTHIN_TRY(drop_temporaries(family_.back().name));

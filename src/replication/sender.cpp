@@ -275,16 +275,6 @@ void name_relatives(stream_header& header, const std::vector<volume_info>& volum
     }
 }
 
-// A device of the kernel's, or of a message, has the size of what is mapped until it is given one.
-result<void> check_has_size(const volume_info& volume) {
-    if (volume.size_bytes != 0) {
-        return {};
-    }
-    return fail(error_code::invalid_argument,
-                fmt::format("{}: is empty and has no size; give it one with 'uthin volume resize'",
-                            printable(volume.name)));
-}
-
 result<void> set_base(stream_header& header, const volume_info& from, const volume_info& to) {
     if (!is_snapshot(from)) {
         return fail(error_code::invalid_argument,
@@ -395,6 +385,15 @@ result<void> send_content(pool_service& pool, const send_request& request, const
 }
 
 }  // namespace
+
+result<void> check_has_size(const volume_info& volume) {
+    if (volume.size_bytes != 0) {
+        return {};
+    }
+    return fail(error_code::invalid_argument,
+                fmt::format("{}: is empty and has no size; give it one with 'uthin volume resize'",
+                            printable(volume.name)));
+}
 
 result<send_reply> send_snapshot(pool_service& pool, const send_request& request, byte_sink& sink) {
     const auto volumes = UTHIN_TRY(pool.list_volumes());

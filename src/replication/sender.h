@@ -44,6 +44,9 @@ struct send_reply {
     std::uint64_t zero_bytes = 0;
 };
 
+// invalid_argument for a device of the kernel's, or of a message, that maps nothing and was given
+// no size: no stream tells of such.
+[[nodiscard]] result<void> check_has_size(const volume_info& volume);
 // Works on an idle pool and on a served one.
 [[nodiscard]] result<send_reply> send_snapshot(pool_service& pool, const send_request& request,
                                                byte_sink& sink);

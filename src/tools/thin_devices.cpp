@@ -57,21 +57,4 @@ result<void> flush_file(const std::string& path) {
     return device->flush();
 }
 
-// Links are followed: /dev/stdout is one.
-replacing_file::replacing_file(const std::string& path)
-    : path_(io::absolute_path(path)), fresh_path_(fmt::format("{}.{}", path_, make_uuid())) {
-}
-
-replacing_file::~replacing_file() {
-    if (!installed_) {
-        (void)io::remove_file(fresh_path_);  // there may be none; what failed was told already
-    }
-}
-
-result<void> replacing_file::install() {
-    UTHIN_TRY(io::rename_file(fresh_path_, path_));
-    installed_ = true;
-    return {};
-}
-
 }  // namespace uthin::tools

@@ -32,24 +32,4 @@ enum class data_access : std::uint8_t {
 // What was written to a regular file or a disk is durable.
 [[nodiscard]] result<void> flush_file(const std::string& path);
 
-// A regular file that takes the place of another one when it is whole. Until then it lies beside
-// what `path` leads to, whole or not, and goes away with the object.
-class replacing_file {
-public:
-    explicit replacing_file(const std::string& path);
-    ~replacing_file();
-    replacing_file(const replacing_file&) = delete;
-    replacing_file& operator=(const replacing_file&) = delete;
-
-    // The caller makes it.
-    [[nodiscard]] const std::string& fresh_path() const noexcept { return fresh_path_; }
-    // What was written to fresh_path() must be durable. It has its name, durably.
-    [[nodiscard]] result<void> install();
-
-private:
-    const std::string path_;
-    const std::string fresh_path_;
-    bool installed_ = false;
-};
-
 }  // namespace uthin::tools

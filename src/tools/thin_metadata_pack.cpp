@@ -71,33 +71,29 @@ result<void> finish_file(std::FILE* file, const std::string& path) {
     return flush_file(path);
 }
 
-result<void> pack_into(block_device& device, const std::string& path) {
-    const file_handle file(std::fopen(path.c_str(), "we"));
-    if (file == nullptr) {
-        return file_failure(path);
-    }
-    UTHIN_TRY(
-        thin_metadata::pack_metadata(device, [&](std::span<const std::byte> bytes) -> result<void> {
-            return std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size()
-                       ? result<void>()
-                       : file_failure(path);
-        }));
-    return finish_file(file.get(), path);
-}
-
 result<void> pack(const pack_line& line) {
     const auto device = UTHIN_TRY(open_metadata_input(*line.input, access::exclusive_read));
     UTHIN_TRY(refuse_same_file(*line.input, *line.output));
     const auto claim = UTHIN_TRY(claim_output(*line.output));
     UTHIN_TRY(confirm(line));
-    const io::file_kind kind = io::kind_of_file(*line.output);
-    if (kind != io::file_kind::regular && kind != io::file_kind::absent) {
-        return pack_into(*device, *line.output);
+    file_handle file(std::fopen(line.output->c_str(), "we"));
+    if (file == nullptr) {
+        return file_failure(*line.output);
     }
-    // A pack that ends too early cannot be told from a whole one (PK4).
-    replacing_file whole(*line.output);
-    UTHIN_TRY(pack_into(*device, whole.fresh_path()));
-    return whole.install();
+    auto packed = thin_metadata::pack_metadata(
+        *device, [&](std::span<const std::byte> bytes) -> result<void> {
+            return std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size()
+                       ? result<void>()
+                       : file_failure(*line.output);
+        });
+    if (packed) {
+        packed = finish_file(file.get(), *line.output);
+    }
+    if (!packed && io::kind_of_file(*line.output) == io::file_kind::regular) {
+        // A pack that ends too early cannot be told from a whole one (PK4); an empty file can.
+        file.reset(std::fopen(line.output->c_str(), "we"));
+    }
+    return packed;
 }
 
 result<void> unpack(const pack_line& line) {

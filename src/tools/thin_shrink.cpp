@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <memory>
 
@@ -126,27 +127,44 @@ public:
                                                          const mapping_source& source,
                                                          const shrink_plan& plan) {
         const io::file_kind kind = io::kind_of_file(path);
-        if (kind != io::file_kind::absent && kind != io::file_kind::regular) {
+        // What takes the name of a link's target must find it: /dev/stdout can be a link to
+        // nothing.
+        const std::string resolved = io::absolute_path(path);
+        const bool is_nowhere = kind == io::file_kind::absent ? std::filesystem::is_symlink(path)
+                                                              : !io::is_same_file(path, resolved);
+        if (is_nowhere || (kind != io::file_kind::absent && kind != io::file_kind::regular)) {
             return fail(error_code::invalid_argument,
                         fmt::format("Not a regular file '{}'.", path));
         }
-        auto made = std::make_unique<prepared_xml>(path);
+        auto made = std::make_unique<prepared_xml>(resolved);
         made->claim_ = UTHIN_TRY(claim_output(path));
-        text_file text(made->file_.fresh_path());
+        text_file text(made->new_path_);
         thin_metadata::xml_writer writer(text.output(), thin_metadata::dump_dialect::v1);
         thin_metadata::shrink_filter filter(writer, plan);
         UTHIN_TRY(source(filter));
         UTHIN_TRY(text.write("\n"));
         UTHIN_TRY(text.close());
-        UTHIN_TRY(flush_file(made->file_.fresh_path()));
+        UTHIN_TRY(flush_file(made->new_path_));
         return made;
     }
-    explicit prepared_xml(const std::string& path) : file_(path) {}
-    result<void> install() override { return file_.install(); }
+    explicit prepared_xml(std::string path)
+        : path_(std::move(path)), new_path_(fmt::format("{}.{}", path_, make_uuid())) {}
+    ~prepared_xml() override {
+        if (!installed_) {
+            (void)io::remove_file(new_path_);  // there may be none; what failed was told already
+        }
+    }
+    result<void> install() override {
+        UTHIN_TRY(io::rename_file(new_path_, path_));
+        installed_ = true;
+        return {};
+    }
 
 private:
     std::unique_ptr<block_device> claim_;
-    replacing_file file_;
+    std::string path_;
+    std::string new_path_;
+    bool installed_ = false;
 };
 
 result<std::unique_ptr<block_device>> open_data(const shrink_line& line) {

@@ -196,6 +196,10 @@ result<void> print_result(std::string_view text) {
 int report_failure(std::string_view tool, const error& failure, bool quiet) {
     if (!quiet && failure.os_errno() != EPIPE) {
         std::string text = failure.message();
+        if (failure.os_errno() != 0) {
+            const std::string cause = std::strerror(failure.os_errno());
+            text += text.find(cause) == std::string::npos ? ": " + cause : "";
+        }
         for (char& c : text) {
             c = c == '\n' ? ' ' : c;
         }

@@ -1,11 +1,13 @@
 // A stream asked for its difference page by page and named the base each time: whoever deleted or
 // renamed the base meanwhile, and gave its name to a newer snapshot, got a stream without what had
-// changed between the two, that verified. The same went for the base of a receiver and for both
-// sides of an export of changes. (Found by reading.)
-#include <gtest/gtest.h>
+// changed between the two, that verified. The same went for the base of a receiver, for both sides
+// of an export of changes, and for the relatives from which a migration copies. (Found by reading.)
+#include <gmock/gmock.h>
 
 #include <functional>
+#include <utility>
 
+#include "replication/migrator.h"
 #include "replication/sender.h"
 #include "support/forwarding_pool_service.h"
 #include "support/pool_rig.h"
@@ -50,6 +52,60 @@ private:
     int diff_count_ = 0;
 };
 
+// Calls `disturb` before the call of a migration that has the number `at`, and `before_snapshots`
+// before the first snapshot.
+class counting_service final : public test::forwarding_pool_service {
+public:
+    explicit counting_service(pool_service& below) : forwarding_pool_service(below) {}
+
+    [[nodiscard]] result<diff_reply> diff(const diff_request& request) override {
+        if (counts_diffs) {
+            count();
+        }
+        return forwarding_pool_service::diff(request);
+    }
+    [[nodiscard]] result<std::vector<volume_info>> list_volumes() override {
+        count();
+        return forwarding_pool_service::list_volumes();
+    }
+    [[nodiscard]] result<volume_info> show_volume(std::string_view name) override {
+        count();
+        return forwarding_pool_service::show_volume(name);
+    }
+    [[nodiscard]] result<volume_info> rename_volume(std::string_view name,
+                                                    std::string_view new_name) override {
+        count();
+        return forwarding_pool_service::rename_volume(name, new_name);
+    }
+    [[nodiscard]] result<std::vector<volume_info>> create_snapshots(
+        const create_snapshots_request& request) override {
+        if (before_snapshots) {
+            std::exchange(before_snapshots, {})();
+        }
+        count();
+        return forwarding_pool_service::create_snapshots(request);
+    }
+    [[nodiscard]] result<std::unique_ptr<volume_data>> open_data(std::string_view name,
+                                                                 bool read_only) override {
+        count();
+        return forwarding_pool_service::open_data(name, read_only);
+    }
+
+    int at = 0;
+    bool counts_diffs = true;
+    std::function<void()> disturb;
+    std::function<void()> before_snapshots;
+    [[nodiscard]] bool came_so_far() const { return count_ >= at; }
+
+private:
+    void count() {
+        if (++count_ == at) {
+            disturb();
+        }
+    }
+    int count_ = 0;
+};
+
 class NamesThatChangeHands : public testing::Test {
 protected:
     static void TearDownTestSuite() { replication_side::judge_all(); }
@@ -78,6 +134,74 @@ protected:
         request.name = "new";
         request.from = "old";
         return send_snapshot(from, request, sink_);
+    }
+
+    // "v" with "s", whose copy the target has, and what was changed since.
+    void copy_snapshot_to(replication_side& target) {
+        side_.create("v", blocks * block_bytes);
+        for (std::uint64_t block = 0; block != blocks / 2; ++block) {
+            write(side_, "v", block, 1);
+        }
+        side_.snapshot("v", "s");
+        ASSERT_OK(target.receive(side_.send("s"), "v", "s"));
+        ASSERT_OK(target.pool().rename("v", "v.migrating"));
+        write(side_, "v", 2, 2);
+    }
+    // What "s" names then differs less from the volume than anything else.
+    void swap_snapshot() {
+        side_.remove("s");
+        const bool is_moving = !side_.pool().show("v");
+        if (!is_moving) {
+            write(side_, "v", 3, 3);
+        }
+        side_.snapshot(is_moving ? "v.migrated" : "v", "s");
+    }
+    void swap_volume() {
+        if (side_.pool().rename("v", "elsewhere")) {
+            side_.create("v", blocks * block_bytes);
+            write(side_, "v", 5, 4);
+        }
+    }
+    static void remove_all(replication_side& side) {
+        const std::vector<volume_info> volumes = side.pool().list().value();
+        for (const volume_info& one : volumes) {
+            side.remove(one.name);
+        }
+    }
+    result<migrate_reply> migrate(pool_service& source, replication_side& target) {
+        migrate_request request;
+        request.name = "v";
+        return migrate_volume(source, target.pool(), request);
+    }
+    // At each call in turn. A migration is refused, or ends with what the source holds.
+    void disturb_everywhere(const std::function<void()>& disturb, bool also_diffs) {
+        replication_side target(block_bytes);
+        int refused = 0;
+        for (int at = 1;; ++at) {
+            SCOPED_TRACE(at);
+            copy_snapshot_to(target);
+            counting_service service(side_.service());
+            service.at = at;
+            service.counts_diffs = also_diffs;
+            service.disturb = disturb;
+            const auto done = migrate(service, target);
+            if (done) {
+                EXPECT_EQ(target.content("v") == side_.content("v.migrated"), true);
+            } else {
+                ++refused;
+                EXPECT_THAT(done.error().code(),
+                            testing::AnyOf(error_code::not_found, error_code::already_exists))
+                    << done.error().to_string();
+                EXPECT_THAT(target.pool().show("v"), HasCode(error_code::not_found));
+                EXPECT_OK(side_.pool().show("v"));
+            }
+            remove_all(target);
+            remove_all(side_);
+            if (HasFailure() || !service.came_so_far()) {
+                break;
+            }
+        }
+        EXPECT_GT(refused, 0);
     }
 
     replication_side side_{block_bytes};
@@ -140,6 +264,43 @@ TEST_F(NamesThatChangeHands, AreToldToWhoeverAsksForTheNextPage) {
     EXPECT_THAT(side_.pool().diff(request), HasCode(error_code::not_found));
     request.from_device.clear();
     EXPECT_OK(side_.pool().diff(request));
+}
+
+TEST_F(NamesThatChangeHands, EndTheMigrationWhoseRelativeTheyWere) {
+    replication_side target(block_bytes);
+    copy_snapshot_to(target);
+    const auto copied = side_.content("s");
+    counting_service service(side_.service());
+    service.before_snapshots = [&] { swap_snapshot(); };
+    EXPECT_THAT(migrate(service, target), HasCode(error_code::not_found));
+    EXPECT_THAT(target.pool().show("v"), HasCode(error_code::not_found));
+    EXPECT_EQ(target.content("s"), copied);
+    // Its copy is of another snapshot now.
+    EXPECT_THAT(migrate(service, target), HasCode(error_code::already_exists));
+    ASSERT_OK(target.pool().rename("s", "earlier"));
+    ASSERT_OK(migrate(service, target));
+    EXPECT_EQ(target.content("v") == side_.content("v.migrated"), true);
+    EXPECT_EQ(target.content("s") == side_.content("s"), true);
+    EXPECT_EQ(target.content("earlier"), copied);
+    EXPECT_EQ(side_.pool().list()->size(), 2U);
+    EXPECT_EQ(target.pool().list()->size(), 3U);
+}
+
+TEST_F(NamesThatChangeHands, EndTheMigrationOfTheVolumeTheyNamed) {
+    replication_side target(block_bytes);
+    copy_snapshot_to(target);
+    counting_service service(side_.service());
+    service.before_snapshots = [&] { swap_volume(); };
+    EXPECT_THAT(migrate(service, target), HasCode(error_code::not_found));
+    EXPECT_THAT(target.pool().show("v"), HasCode(error_code::not_found));
+}
+
+TEST_F(NamesThatChangeHands, DoNotLetAMigrationMissWhatChanged) {
+    disturb_everywhere([&] { swap_snapshot(); }, true);
+}
+
+TEST_F(NamesThatChangeHands, DoNotLetAMigrationTakeTwoVolumesForOne) {
+    disturb_everywhere([&] { swap_volume(); }, false);
 }
 
 }  // namespace

@@ -40,6 +40,26 @@ TEST(Names, WhatCannotBeAFileNameIsRefused) {
     }
 }
 
+TEST(Names, ACutTextEndsBetweenTwoCharacters) {
+    // One, two, three and four bytes.
+    const std::string text = "aä€\xf0\x9f\x98\x80z";
+    ASSERT_EQ(text.size(), 11U);
+    const std::vector<std::string_view> wanted = {
+        "",   "a",  "a", "aä", "aä", "aä", "aä€", "aä€", "aä€", "aä€", "aä€\xf0\x9f\x98\x80",
+        text, text, text};
+    for (std::size_t bytes_max = 0; bytes_max != wanted.size(); ++bytes_max) {
+        EXPECT_EQ(cut_text(text, bytes_max), wanted[bytes_max]) << bytes_max;
+        EXPECT_TRUE(is_utf8(cut_text(text, bytes_max))) << bytes_max;
+    }
+    EXPECT_EQ(cut_text(text, std::string::npos), text);
+    EXPECT_EQ(cut_text("", 0), "");
+    EXPECT_EQ(cut_text("", 5), "");
+    EXPECT_EQ(cut_text("ä", 1), "");
+    EXPECT_EQ(cut_text(std::string(300, 'x'), 200), std::string(200, 'x'));
+    // No UTF-8 at all: there is an end.
+    EXPECT_EQ(cut_text("\x80\x80\x80", 2), "");
+}
+
 TEST(Sizes, SuffixesAreBinary) {
     EXPECT_EQ(parse_size_bytes("0"), 0U);
     EXPECT_EQ(parse_size_bytes("512"), 512U);

@@ -140,6 +140,72 @@ TEST_F(PoolDirectoryTransfer, GivesItsSpaceBackWhenItIsDroppedOrForgotten) {
     }
 }
 
+// Every hour, as a served pool does it.
+TEST_F(PoolDirectoryTransfer, StaysForADayAfterItsUserLeft) {
+    const transfer_info begun = begin("copy", "s");
+    ASSERT_OK_AND_ASSIGN(auto open, pool_->open_transfer(begun.id));
+    write(*open, 't');
+    for (int hour = 0; hour != 25; ++hour) {
+        time_.advance(std::chrono::hours(1));
+        ASSERT_OK(pool_->drop_expired());
+    }
+    open.reset();
+    ASSERT_OK(pool_->drop_expired());
+    ASSERT_OK_AND_ASSIGN(const auto transfers, pool_->list_transfers());
+    ASSERT_THAT(transfers, SizeIs(1));
+    EXPECT_EQ(transfers[0].id, begun.id);
+    EXPECT_EQ(transfers[0].notes, (label_map{{"k", "1"}}));
+    EXPECT_LE(25 * 3600 - transfers[0].noted_unix_seconds, 3601);
+    // It is on disk as well.
+    this->open();
+    ASSERT_THAT(pool_->list_transfers().value(), SizeIs(1));
+    time_.advance(std::chrono::hours(22));
+    ASSERT_OK(pool_->drop_expired());
+    EXPECT_THAT(pool_->list_transfers().value(), SizeIs(1));
+    time_.advance(std::chrono::hours(3));
+    ASSERT_OK(pool_->drop_expired());
+    EXPECT_THAT(pool_->list_transfers().value(), IsEmpty());
+}
+
+TEST_F(PoolDirectoryTransfer, StaysForADayAfterItWasOpened) {
+    const transfer_info begun = begin("copy", "s");
+    time_.advance(std::chrono::hours(25));
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, pool_->open_transfer(begun.id));
+        write(*open, 't');
+    }
+    ASSERT_OK(pool_->drop_expired());
+    ASSERT_OK_AND_ASSIGN(const auto transfers, pool_->list_transfers());
+    ASSERT_THAT(transfers, SizeIs(1));
+    EXPECT_EQ(transfers[0].notes, (label_map{{"k", "1"}}));
+    EXPECT_EQ(transfers[0].noted_unix_seconds, 25 * 3600);
+    time_.advance(std::chrono::seconds(transfer_keep_seconds));
+    open();
+    ASSERT_OK(pool_->drop_expired());
+    EXPECT_THAT(pool_->list_transfers().value(), SizeIs(1));
+    time_.advance(std::chrono::seconds(1));
+    ASSERT_OK(pool_->drop_expired());
+    EXPECT_THAT(pool_->list_transfers().value(), IsEmpty());
+}
+
+TEST_F(PoolDirectoryTransfer, GoesADayAfterItsNotesWhenNobodyOpensIt) {
+    const transfer_info begun = begin("copy", "s");
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, pool_->open_transfer(begun.id));
+        write(*open, 't');
+    }
+    time_.advance(std::chrono::hours(2));
+    ASSERT_OK(pool_->note_transfer(begun.id, {{"k", "2"}}));
+    for (int hour = 0; hour != 24; ++hour) {
+        time_.advance(std::chrono::hours(1));
+        ASSERT_OK(pool_->drop_expired());
+        ASSERT_THAT(pool_->list_transfers().value(), SizeIs(1)) << hour;
+    }
+    time_.advance(std::chrono::seconds(1));
+    ASSERT_OK(pool_->drop_expired());
+    EXPECT_THAT(pool_->list_transfers().value(), IsEmpty());
+}
+
 TEST_F(PoolDirectoryTransfer, IsNotHandedToTheKernel) {
     begin("copy", "s");
     ASSERT_OK_AND_ASSIGN(const release_reply reply, pool_->release());
