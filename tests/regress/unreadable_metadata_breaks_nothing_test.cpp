@@ -64,6 +64,7 @@ TEST(UnreadableMetadata, BreaksNothingAfterALookAtTheMetadata) {
         return {};
     }));
     pool.rig.metadata_faults.arm({.kinds = {operation_kind::read}, .persistent = true});
+    EXPECT_THAT(pool.rig->create_thin(nobody), HasCode(error_code::io_error));
     EXPECT_THAT(volume->write(hole * block, pattern(2, block)), HasCode(error_code::io_error));
     EXPECT_EQ(pool.rig->mode(), pool_mode::write);
     pool.rig.metadata_faults.disarm();
