@@ -26,7 +26,7 @@ public:
     // full metadata each step is followed by a commit, which takes longer. Every bitmap that counts
     // a block of a leaf may have to be copied until then: no more leaves than there is room for,
     // but for the first one.
-    [[nodiscard]] std::uint64_t step_blocks() const {
+    [[nodiscard]] std::uint64_t step_blocks() {
         const std::uint64_t most =
             engine_.mode() == pool_mode::out_of_metadata_space ? slice_blocks / 2 : 4;
         const std::uint64_t per_leaf =
@@ -34,11 +34,12 @@ public:
         const auto space = engine_.metadata().metadata_space();
         const std::uint64_t free = space ? space->raw_free_blocks : 0;
         const std::uint64_t room = free - std::min(free, commit_blocks);
-        return std::clamp<std::uint64_t>(room / per_leaf, 1, most);
+        step_blocks_ = std::clamp<std::uint64_t>(room / per_leaf, 1, most);
+        return step_blocks_;
     }
     // Asked after each step.
     [[nodiscard]] bool is_over() {
-        blocks_ += step_blocks();
+        blocks_ += step_blocks_;
         engine_.spare_the_reserve();
         return blocks_ >= slice_blocks || engine_.commit_requested() ||
                engine_.worker().should_yield() || engine_.now() - begun_ >= slice_time;
@@ -52,6 +53,7 @@ private:
 
     engine& engine_;
     const std::chrono::nanoseconds begun_;
+    std::uint64_t step_blocks_ = 0;  // of the last step
     std::uint64_t blocks_ = 0;
 };
 
