@@ -1,5 +1,12 @@
 #include "replication/content_id.h"
 
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/result.h"
+#include "pool/names.h"
+
 namespace uthin::replication {
 
 bool is_temporary_name(std::string_view name, std::string_view prefix) {
@@ -13,6 +20,17 @@ bool is_temporary_name(std::string_view name, std::string_view prefix) {
                    ? c == '-'
                    : std::string_view("0123456789abcdef").find(c) != std::string_view::npos;
     });
+}
+
+result<volume_info> show_again(pool_service& pool, const volume_info& seen) {
+    volume_info now = UTHIN_TRY(pool.show_volume(seen.name));
+    if (device_tag(now) != device_tag(seen)) {
+        return fail(error_code::not_found,
+                    fmt::format("{}: was deleted or renamed meanwhile, and another volume has the "
+                                "name; start again",
+                                printable(seen.name)));
+    }
+    return now;
 }
 
 }  // namespace uthin::replication

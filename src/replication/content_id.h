@@ -33,6 +33,9 @@ namespace uthin::replication {
     return report.mode == "read_only" && (report.opened_read_only || !report.served);
 }
 
+// What has the name of `seen` now; not_found when that is another device.
+[[nodiscard]] result<volume_info> show_again(pool_service& pool, const volume_info& seen);
+
 [[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,
                                                     std::string_view name) {
     const auto at = std::ranges::find(volumes, name, &volume_info::name);

@@ -307,7 +307,7 @@ private:
     result<void> fill(const volume_info& member, const volume_info* from, volume& into) {
         const auto content = UTHIN_TRY(source_.open_data(member.name, true));
         // What was opened by its name is what was looked at.
-        UTHIN_TRY(check_still_called(member, member.name));
+        UTHIN_TRY(show_again(source_, member));
         change_copier copier(source_, *content, into);
         copier.on_progress([&](std::uint64_t bytes) {
             if (request_.progress) {
@@ -318,17 +318,6 @@ private:
         UTHIN_TRY(copier.copy(from, member));
         reply_.copied_bytes += copier.copied_bytes();
         return request_.verify ? copier.verify(from, member) : result<void>();
-    }
-
-    result<void> check_still_called(const volume_info& member, const std::string& name) {
-        const volume_info now = UTHIN_TRY(source_.show_volume(name));
-        if (device_tag(now) != device_tag(member)) {
-            return fail(error_code::not_found,
-                        fmt::format("{}: was deleted or renamed meanwhile, and another volume has "
-                                    "the name; start again",
-                                    at_source(name)));
-        }
-        return {};
     }
 
     result<void> publish(hidden_volume& hidden, const std::string& snapshot,
@@ -366,10 +355,7 @@ private:
 
     // ---- a volume that may be in use
 
-    [[nodiscard]] result<bool> is_used() {
-        UTHIN_TRY(check_still_called(volume_, volume_.name));
-        return UTHIN_TRY(source_.show_volume(volume_.name)).in_use;
-    }
+    [[nodiscard]] result<bool> is_used() { return UTHIN_TRY(show_again(source_, volume_)).in_use; }
 
     result<void> follow_and_move() {
         while (!renamed_) {
@@ -378,9 +364,9 @@ private:
             wanted.snapshots = {{volume_.name, std::string(temporary_prefix) + make_uuid()}};
             const auto made = UTHIN_TRY(source_.create_snapshots(wanted));
             family_.push_back(made.front());
-            if (auto same = check_still_called(volume_, volume_.name); !same) {
+            if (auto same = show_again(source_, volume_); !same) {
                 (void)source_.delete_volume({.name = made.front().name, .if_exists = true});
-                return same;
+                return std::unexpected(std::move(same).error());
             }
             UTHIN_TRY(move_snapshot(family_.back()));
             ++reply_.round_count;

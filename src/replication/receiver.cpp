@@ -202,12 +202,7 @@ private:
             return {};
         }
         const volume_info* seen = find_volume(volumes_, base_);
-        if (device_tag(UTHIN_TRY(pool_.show_volume(base_))) != device_tag(*seen)) {
-            return fail(error_code::not_found,
-                        fmt::format("{}: was deleted or renamed meanwhile, and another volume has "
-                                    "the name; send again",
-                                    shown(base_)));
-        }
+        UTHIN_TRY(show_again(pool_, *seen));
         return {};
     }
 
