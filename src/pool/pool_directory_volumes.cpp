@@ -356,6 +356,7 @@ result<volume_info> pool_directory::resize(std::string_view name, std::uint64_t 
     if (size_bytes > record.size_bytes) {
         UTHIN_TRY(check_overcommit(size_bytes - record.size_bytes, printable(name)));
     }
+    UTHIN_TRY(renew_content(record));
     if (size_bytes < record.size_bytes) {
         // ORDER: what lies beyond the new end is gone before the size says so: a part that is
         // grown again must read as zeros.
@@ -482,6 +483,20 @@ result<void> pool_directory::check_rollback(const rollback_request& request,
     return {};
 }
 
+result<void> pool_directory::renew_content(const volume_record& record) {
+    if (record.parent_uuid.empty()) {
+        return {};  // no snapshot, no base
+    }
+    const lock_guard held(labels_lock_);
+    auto now = UTHIN_TRY(names_->find_uuid(record.uuid));
+    if (!now) {
+        return fail(error_code::not_found,
+                    fmt::format("{}/{}: gone", printable(directory_), printable(record.name)));
+    }
+    now->received_from = make_uuid();
+    return names_->publish({}, std::span(&*now, 1), {});
+}
+
 result<volume_info> pool_directory::rollback(const rollback_request& request) {
     const lock_guard held(change_lock_);
     const found_volume target = UTHIN_TRY(must_find(request.name));
@@ -502,6 +517,7 @@ result<volume_info> pool_directory::rollback(const rollback_request& request) {
     what.volume.external_origin = source.record.external_origin;
     // The swap moves the pool's time on by one and buries the old root under the new time.
     what.hidden = {graveyard, now.time + 1, now.transaction_id};
+    UTHIN_TRY(renew_content(record));
     UTHIN_TRY_CTX(
         make_devices(std::span(&what, 1), stale,
                      [&] { return pool_->rollback(id, source.record.identity.id, graveyard); }),
