@@ -4,7 +4,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <expected>
+#include <ostream>
+
 #include "uthin/error.h"
+
+namespace uthin {
+
+// What googletest prints of a result that does not match: by itself it prints the bytes, padding
+// that nobody wrote among them.
+template <typename T>
+void PrintTo(const std::expected<T, error>& outcome, std::ostream* out) {
+    *out << (outcome ? "a success" : outcome.error().to_string());
+}
+
+}  // namespace uthin
 
 namespace uthin::test {
 

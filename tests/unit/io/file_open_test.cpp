@@ -157,13 +157,17 @@ extern "C" int fstat(int descriptor, struct stat* status) noexcept {
         return -1;
     }
     const int done = static_cast<int>(::syscall(SYS_fstat, descriptor, status));
-    make_disk_of(status);
+    if (done == 0) {
+        make_disk_of(status);
+    }
     return done;
 }
 
 extern "C" int stat(const char* path, struct stat* status) noexcept {
     const int done = static_cast<int>(::syscall(SYS_stat, path, status));
-    make_disk_of(status);
+    if (done == 0) {
+        make_disk_of(status);
+    }
     return done;
 }
 

@@ -1,10 +1,13 @@
 // What a request has to wait for while a device with many mappings is deleted or discarded.
 #include "pool/removal_slice.h"
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <set>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/clock.h"
@@ -144,6 +147,40 @@ TEST_F(RemovalSlice, ARequestBesideADiscardWaitsForOneStep) {
     EXPECT_EQ(mapped(), 0U);
     expect_served_soon();
     device_ = nullptr;
+}
+
+// A leaf whose blocks lie in all bitmaps copies them all: what a step may visit has to fit.
+TEST(RemovalSliceRoom, AStepVisitsNoMoreLeavesThanThereIsRoomFor) {
+    constexpr std::uint64_t data_blocks = 200'000;
+    constexpr std::uint64_t leaf_and_bitmaps = 1 + 13;
+    constexpr std::uint64_t commit = 12;
+    pool_options options;
+    options.format = true;
+    options.data_block_size_sectors = 128;
+    watched_clock time;
+    const auto pool = std::make_shared<engine>(
+        std::make_unique<io::memory_device>(256 * metadata_block_size_bytes),
+        std::make_unique<io::memory_device>(data_blocks * 65536), options, time);
+    ASSERT_OK(pool->open());
+    std::uint64_t free = 0;
+    std::uint64_t leaves = 0;
+    const auto look = [&]() -> result<void> {
+        free = UTHIN_TRY(pool->metadata().metadata_space()).raw_free_blocks;
+        leaves = removal_slice(*pool).step_blocks();
+        return {};
+    };
+    std::set<std::uint64_t> seen;
+    for (std::uint64_t id = 0; pool->mode() == pool_mode::write; ++id) {
+        static_cast<void>(pool->create_thin(device_id(id)));
+        ASSERT_OK(pool->run(look, {.needs = engine::need::nothing, .counts_as_change = false}));
+        if (pool->mode() == pool_mode::write) {
+            const std::uint64_t room = free < commit ? 0 : (free - commit) / leaf_and_bitmaps;
+            EXPECT_EQ(leaves, std::clamp<std::uint64_t>(room, 1, 4)) << free << " blocks are free";
+            seen.insert(leaves);
+        }
+    }
+    EXPECT_THAT(seen, testing::IsSupersetOf({3U, 4U})) << "four leaves at first, then fewer";
+    EXPECT_OK(pool->close());
 }
 
 }  // namespace
