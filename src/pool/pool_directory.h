@@ -369,7 +369,6 @@ private:
                                               const found_volume& target,
                                               const found_volume& source) REQUIRES(change_lock_);
     // A snapshot is about to get another content: what was sent of it has it as its base no more.
-    // ORDER: durable before the change; if that fails, a base too few is no harm.
     [[nodiscard]] result<void> renew_content(const volume_record& record) REQUIRES(change_lock_);
     [[nodiscard]] result<void> resize_live(device_id id, std::uint64_t old_bytes,
                                            std::uint64_t new_bytes) REQUIRES(change_lock_);

@@ -487,6 +487,7 @@ result<void> pool_directory::renew_content(const volume_record& record) {
     if (record.parent_uuid.empty()) {
         return {};  // no snapshot, no base
     }
+    // ORDER: durable before the change of the content. If that fails, a base too few is no harm.
     const lock_guard held(labels_lock_);
     auto now = UTHIN_TRY(names_->find_uuid(record.uuid));
     if (!now) {

@@ -171,14 +171,14 @@ result<std::uint64_t> parse_overcommit(std::string_view text) {
     if (text == "off") {
         return 0U;
     }
-    const auto percent =
-        text.ends_with('%') ? parse_decimal(text.substr(0, text.size() - 1)) : std::nullopt;
-    if (!percent || *percent == 0 || *percent > percent_max) {
+    const std::uint64_t percent =
+        text.ends_with('%') ? parse_decimal(text.substr(0, text.size() - 1)).value_or(0) : 0;
+    if (percent == 0 || percent > percent_max) {
         return fail(error_code::invalid_argument,
                     fmt::format("overcommit '{}': not valid; give 1% to 1000000%, or off",
                                 printable(text)));
     }
-    return *percent;
+    return percent;
 }
 
 result<std::string> format_pool_file(const pool_file& file) {
