@@ -71,14 +71,17 @@ private:
 
 namespace {
 
-std::string tag_of(std::uint64_t dev_id, std::uint64_t time, std::uint64_t transaction_id) {
-    return fmt::format("{}-{}-{}", dev_id, time, transaction_id);
+std::string tag_of(std::uint64_t dev_id, std::uint64_t time, std::uint64_t transaction_id,
+                   const std::string& received_from) {
+    return fmt::format("{}-{}-{}{}{}", dev_id, time, transaction_id,
+                       received_from.empty() ? "" : "-", received_from);
 }
 
 }  // namespace
 
 std::string device_tag(const volume_info& volume) {
-    return tag_of(volume.dev_id, volume.creation_time, volume.creation_transaction_id);
+    return tag_of(volume.dev_id, volume.creation_time, volume.creation_transaction_id,
+                  volume.received_from);
 }
 
 struct pool_directory::diff_sides {
@@ -95,12 +98,12 @@ struct pool_directory::diff_sides {
 result<std::string> pool_directory::check_device(const found_volume& found,
                                                  const std::string& wanted) const {
     const device_identity& identity = found.record.identity;
-    std::string tag =
-        tag_of(identity.id.value(), identity.creation_time, identity.creation_transaction_id);
+    std::string tag = tag_of(identity.id.value(), identity.creation_time,
+                             identity.creation_transaction_id, found.record.received_from);
     if (!wanted.empty() && tag != wanted) {
         return fail(error_code::not_found,
-                    fmt::format("{}/{}: was deleted or renamed meanwhile, and another volume has "
-                                "the name; start again",
+                    fmt::format("{}/{}: is another volume by now, or was rolled back or resized; "
+                                "start again",
                                 printable(directory_), printable(found.record.name)));
     }
     return tag;

@@ -361,21 +361,10 @@ result<std::unique_ptr<content_writer>> begin_stream(byte_sink& sink, const send
         stream_writer::begin(sink, header, request.compress, request.mark_interval_bytes)));
 }
 
-// What was opened by its name is what the header tells of.
-result<void> check_still_there(pool_service& pool, const stream_plan& plan) {
-    const volume_info now = UTHIN_TRY(pool.show_volume(plan.to.name));
-    if (device_tag(now) != device_tag(plan.to) || now.size_bytes != plan.to.size_bytes) {
-        return fail(error_code::not_found, fmt::format("{}: was replaced or resized meanwhile; "
-                                                       "send it again",
-                                                       printable(plan.to.name)));
-    }
-    return {};
-}
-
 result<void> send_content(pool_service& pool, const send_request& request, const stream_plan& plan,
                           temporary_snapshot& made, send_reply& reply, byte_sink& sink) {
     const auto data = UTHIN_TRY(pool.open_data(plan.to.name, true));
-    UTHIN_TRY(check_still_there(pool, plan));
+    UTHIN_TRY(show_again(pool, plan.to));  // what was opened is what the header tells of
     const auto writer = UTHIN_TRY(begin_stream(sink, request, reply.header));
     // Holes on an origin are the origin's content; the receiver has no such origin.
     const bool whole = !plan.to.external_origin.empty() && !reply.header.is_incremental();

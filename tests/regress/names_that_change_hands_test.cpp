@@ -225,6 +225,18 @@ TEST_F(NamesThatChangeHands, EndTheStreamOfTheSnapshotTheyNamed) {
     EXPECT_THAT(send(service_), HasCode(error_code::not_found));
 }
 
+// The device stays, its content does not.
+TEST_F(NamesThatChangeHands, EndTheStreamWhoseBaseIsRolledBackOrResized) {
+    make_snapshots(side_);
+    service_.between = [&] { ASSERT_OK(side_.pool().resize("old", block_bytes)); };
+    EXPECT_THAT(send(service_), HasCode(error_code::not_found));
+    disturbed_service again(side_.service());
+    again.between = [&] {
+        ASSERT_OK(side_.pool().rollback({.name = "old", .to = "new", .force = true}));
+    };
+    EXPECT_THAT(send(again), HasCode(error_code::not_found));
+}
+
 TEST_F(NamesThatChangeHands, DoNotMatterToAStreamThatNobodyDisturbs) {
     make_snapshots(side_);
     replication_side target(block_bytes);
