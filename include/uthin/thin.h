@@ -28,6 +28,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -180,6 +181,11 @@ public:
     // The size itself is not stored in the metadata; the pool's catalogue keeps it. Also on a
     // volume that is opened read-only.
     [[nodiscard]] result<void> set_size(std::uint64_t size_bytes);
+
+    // The next change of the content, through any handle, calls `before` first: on the caller's
+    // thread, who holds no ticket. Fails it, that change fails as well, and the next one calls
+    // again. Not for a volume that is opened read-only. set_size() does not ask.
+    void set_before_first_change(std::function<result<void>()> before);
 
     // Blocks that the volume maps, shared ones included; those beyond its end are counted too.
     [[nodiscard]] result<std::uint64_t> mapped_blocks() const;

@@ -204,7 +204,7 @@ private:
                 continue;
             }
             const bool shared = std::ranges::any_of(theirs, [&](const volume_info& other) {
-                return is_snapshot(other) && content_id(other) == content_id(own) &&
+                return replication::holds(other, content_id(own)) &&
                        other.size_bytes == own.size_bytes &&
                        (replica == nullptr || other.parent_uuid == replica->uuid);
             });
@@ -221,8 +221,7 @@ private:
             return {};
         }
         const auto same = std::ranges::find_if(theirs, [&](const volume_info& other) {
-            return is_snapshot(other) && content_id(other) == content_id(base) &&
-                   other.parent_uuid == target->uuid;
+            return replication::holds(other, content_id(base)) && other.parent_uuid == target->uuid;
         });
         UTHIN_TRY(run_there({"volume", "rollback", there(target_.volume), "--to", same->name}));
         UTHIN_TRY(run_there({"volume", "label", there(target_.volume),

@@ -21,11 +21,6 @@ using catalogue_sql::sql_of;
 
 namespace {
 
-constexpr std::int64_t application_id = 0x75746863;  // "uthc"
-constexpr std::int64_t schema_version = 1;
-// With the table of limits, which is made when a volume gets one for the first time: a program that
-// does not know it must not run the pool without them.
-constexpr std::int64_t schema_version_limits = 2;
 constexpr std::string_view lease_key = "metadata-snapshot-lease";
 constexpr std::size_t text_bytes_max = 64U << 10;
 constexpr std::size_t label_key_bytes_max = 128;
@@ -92,6 +87,13 @@ struct catalogue::impl {
 
     result<void> insert_volume(const volume_record& volume, bool pending) REQUIRES(lock);
     result<void> delete_volume(std::string_view uuid) REQUIRES(lock);
+    template <typename T>
+    result<void> set_field(query change, const T& value, std::string_view uuid) REQUIRES(lock) {
+        UTHIN_TRY(at(change).bind(1, value).bind(2, uuid).run());
+        return database.changed_rows() != 0
+                   ? result<void>()
+                   : fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
+    }
     result<void> insert_labels(std::string_view uuid,
                                const std::map<std::string, std::string>& labels) REQUIRES(lock);
     result<void> delete_notes(std::int64_t number) REQUIRES(lock);
@@ -710,10 +712,7 @@ result<void> catalogue::drop_origin(std::string_view uuid,
                                     const std::map<std::string, std::string>& labels) {
     const lock_guard held(impl_->lock);
     return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
-        UTHIN_TRY(impl_->at(query::drop_origin).bind(1, uuid).run());
-        if (impl_->database.changed_rows() == 0) {
-            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
-        }
+        UTHIN_TRY(impl_->set_field(query::set_origin, std::string_view(), uuid));
         UTHIN_TRY(impl_->at(query::delete_labels).bind(1, uuid).run());
         return impl_->insert_labels(uuid, labels);
     });
@@ -722,28 +721,27 @@ result<void> catalogue::drop_origin(std::string_view uuid,
 result<void> catalogue::rename(std::string_view uuid, std::string_view name) {
     const lock_guard held(impl_->lock);
     return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
-        auto done = impl_->at(query::rename).bind(1, name).bind(2, uuid).run();
+        auto done = impl_->set_field(query::rename, name, uuid);
         if (!done && done.error().code() == error_code::already_exists) {
             return fail(
                 error_code::already_exists,
                 fmt::format("volume '{}': exists already; use another name", printable(name)));
         }
-        UTHIN_TRY(std::move(done));
-        if (impl_->database.changed_rows() == 0) {
-            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
-        }
-        return {};
+        return done;
     });
 }
 
 result<void> catalogue::resize(std::string_view uuid, std::uint64_t size_bytes) {
     const lock_guard held(impl_->lock);
-    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS -> result<void> {
-        UTHIN_TRY(impl_->at(query::resize).bind(1, size_bytes).bind(2, uuid).run());
-        if (impl_->database.changed_rows() == 0) {
-            return fail(error_code::not_found, fmt::format("volume {}: gone", printable(uuid)));
-        }
-        return {};
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS {
+        return impl_->set_field(query::resize, size_bytes, uuid);
+    });
+}
+
+result<void> catalogue::set_content(std::string_view uuid, std::string_view content_id) {
+    const lock_guard held(impl_->lock);
+    return impl_->change([&]() NO_THREAD_SAFETY_ANALYSIS {
+        return impl_->set_field(query::set_content, content_id, uuid);
     });
 }
 

@@ -49,7 +49,9 @@ struct volume_record {
     std::string parent_uuid;  // of the volume it is a snapshot of; empty: none
     std::int64_t created_unix_seconds = 0;
     std::string external_origin;  // URL; empty: none
-    std::string received_from;    // what replication brought here; empty: made here
+    // What replication brought here; empty: made here. Of a snapshot: its content id, if that is
+    // another than its uuid. Its own uuid: it was made here, and written to since.
+    std::string received_from;
     std::map<std::string, std::string> labels;
     std::uint64_t reserved_bytes = 0;  // promised to it
     std::uint64_t limit_bytes = 0;     // it maps no more; 0: no limit
@@ -149,6 +151,8 @@ public:
                                            const std::map<std::string, std::string>& labels);
     [[nodiscard]] result<void> rename(std::string_view uuid, std::string_view name);
     [[nodiscard]] result<void> resize(std::string_view uuid, std::uint64_t size_bytes);
+    // What it holds, for other pools (received_from).
+    [[nodiscard]] result<void> set_content(std::string_view uuid, std::string_view content_id);
     [[nodiscard]] result<void> set_limits(std::string_view uuid, std::uint64_t reserved_bytes,
                                           std::uint64_t limit_bytes);
     [[nodiscard]] result<std::optional<metadata_snapshot_lease>> lease();

@@ -3,7 +3,15 @@
 // Source    docs/catalogue.md.
 #pragma once
 
+#include <cstdint>
+
 namespace uthin {
+
+inline constexpr std::int64_t application_id = 0x75746863;  // "uthc"
+inline constexpr std::int64_t schema_version = 1;
+// With the table of limits, which is made when a volume gets one for the first time: a program that
+// does not know it must not run the pool without them.
+inline constexpr std::int64_t schema_version_limits = 2;
 
 // STRICT: a column holds what it says, whoever wrote the file.
 inline constexpr const char* catalogue_schema = R"sql(

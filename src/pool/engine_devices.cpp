@@ -252,8 +252,10 @@ result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t 
                 lock_guard held(volumes_lock_);
                 const auto at = volumes_.find(id);
                 if (at != volumes_.end() && (opened = at->second.handle.lock()) != nullptr) {
+                    auto access = write_access::read_only;
                     if (!read_only) {
-                        at->second.state->read_only.store(false);
+                        at->second.state->access.compare_exchange_strong(access,
+                                                                         write_access::open);
                     }
                     return {};
                 }
@@ -261,7 +263,7 @@ result<std::shared_ptr<volume>> engine::open_volume(device_id id, std::uint64_t 
             // What needs memory comes first: a handle that is dropped here would call the executor.
             opened.reset(new volume({}, {}));
             auto state = UTHIN_TRY(open_state(id, size_bytes));
-            state->read_only.store(read_only);
+            state->access.store(read_only ? write_access::read_only : write_access::open);
             state->origin = origin;
             lock_guard held(volumes_lock_);
             try {

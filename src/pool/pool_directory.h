@@ -369,7 +369,11 @@ private:
                                               const found_volume& target,
                                               const found_volume& source) REQUIRES(change_lock_);
     // A snapshot is about to get another content: what was sent of it has it as its base no more.
-    [[nodiscard]] result<void> renew_content(const volume_record& record) REQUIRES(change_lock_);
+    [[nodiscard]] result<void> renew_content(const volume_record& record);
+    // The first change through a handle.
+    [[nodiscard]] result<void> note_first_change(const volume_record& record);
+    // Something is about to be made of what `source` holds now.
+    [[nodiscard]] result<void> note_derived(const volume_record& source);
     [[nodiscard]] result<void> resize_live(device_id id, std::uint64_t old_bytes,
                                            std::uint64_t new_bytes) REQUIRES(change_lock_);
     // Of the last committed state.

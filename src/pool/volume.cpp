@@ -54,7 +54,8 @@ std::uint64_t volume::size_bytes() const noexcept {
 }
 
 bool volume::read_only() const noexcept {
-    return state_->read_only.load() || engine_->options().read_only;
+    return state_->access.load() == pool_engine::write_access::read_only ||
+           engine_->options().read_only;
 }
 
 result<void> volume::read(std::uint64_t offset_bytes, std::span<std::byte> buffer) {
@@ -104,6 +105,12 @@ result<mapped_extent> volume::map(const io_ticket& ticket, std::uint64_t offset_
 
 result<void> volume::set_size(std::uint64_t size_bytes) {
     return or_out_of_memory([&] { return volume_io(*engine_, *state_).set_size(size_bytes); });
+}
+
+void volume::set_before_first_change(std::function<result<void>()> before) {
+    const lock_guard held(state_->first_change_lock);
+    state_->before_first_change = std::move(before);
+    state_->access.store(pool_engine::write_access::asks_first);
 }
 
 result<std::uint64_t> volume::mapped_blocks() const {

@@ -124,6 +124,7 @@ private:
     [[nodiscard]] result<void> in_range(std::uint64_t offset_bytes,
                                         std::uint64_t length_bytes) const;
     [[nodiscard]] result<void> may_write() const;
+    [[nodiscard]] result<void> ask_first() const;
     // Under a ticket and a pin: the mapping of the block that the request lies in, if it lies in
     // one and the cache knows it. Most requests need no more, and are spared all that is for the
     // others.

@@ -47,6 +47,12 @@ private:
     std::array<shard, shard_count> shards_;
 };
 
+enum class write_access : std::uint8_t {
+    open,
+    asks_first,  // volume::set_before_first_change() is owed
+    read_only,
+};
+
 // What every request looks at comes first, in one cache line.
 struct alignas(64) volume_state {
     volume_state(device_id device_number, std::uint64_t size, std::uint32_t cache_entries,
@@ -57,7 +63,7 @@ struct alignas(64) volume_state {
           tickets(std::move(on_release)) {}
 
     std::atomic<std::uint64_t> size_bytes;
-    std::atomic<bool> read_only{false};
+    std::atomic<write_access> access{write_access::open};
     // Acknowledged changes are gone: flushes fail until the volume is opened again.
     std::atomic<bool> lost_changes{false};
     mapping_cache cache;
@@ -70,7 +76,9 @@ struct alignas(64) volume_state {
     write_gate gate;
     io_tickets tickets;
     partial_discards discarded_parts;
-    mutex resize_lock;  // one set_size at a time
+    mutex resize_lock;        // one set_size at a time
+    mutex first_change_lock;  // held while it runs
+    std::function<result<void>()> before_first_change GUARDED_BY(first_change_lock);
     // Executor: in engine's list of those whose cache expects changes.
     bool expects_changes = false;
     volume_state* expecting_next = nullptr;

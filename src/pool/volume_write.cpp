@@ -17,11 +17,24 @@ constexpr std::uint64_t provision_bytes_max = 4 << 20;
 
 result<void> volume_io::may_write() const {
     UTHIN_TRY(engine_.alive());
-    if (state_.read_only.load()) {
-        return fail(error_code::read_only, "the volume is opened read-only");
-    }
     if (engine_.options().read_only) {
         return fail(error_code::read_only, "the pool is opened read-only");
+    }
+    switch (state_.access.load()) {
+        case write_access::open: return {};
+        case write_access::asks_first: return ask_first();
+        case write_access::read_only: break;
+    }
+    return fail(error_code::read_only, "the volume is opened read-only");
+}
+
+result<void> volume_io::ask_first() const {
+    // close() waits for what `before` needs.
+    const io_ticket call = UTHIN_TRY(engine_.calls().take(io_kind::read));
+    const lock_guard held(state_.first_change_lock);
+    if (state_.access.load() == write_access::asks_first) {
+        UTHIN_TRY(state_.before_first_change());
+        state_.access.store(write_access::open);
     }
     return {};
 }
@@ -61,7 +74,8 @@ result<void> volume_io::wait_for_space(const error& failed, write_progress& prog
 // the gate, as long as that is shut off under the ticket (WG2).
 result<bool> volume_io::write_cached(std::uint64_t offset_bytes,
                                      std::span<const std::byte> buffer) {
-    if (!engine_.is_alive() || state_.read_only.load() || engine_.options().read_only) {
+    if (!engine_.is_alive() || state_.access.load() != write_access::open ||
+        engine_.options().read_only) {
         return false;
     }
     const std::uint32_t thread = thread_number();

@@ -23,6 +23,12 @@ namespace uthin::replication {
     return snapshot.received_from.empty() ? snapshot.uuid : snapshot.received_from;
 }
 
+// Whether a difference from the content `id` can be laid over it. Not over a snapshot that was made
+// here and written to since (volume_record::received_from).
+[[nodiscard]] inline bool holds(const volume_info& volume, std::string_view id) {
+    return is_snapshot(volume) && content_id(volume) == id && volume.received_from != volume.uuid;
+}
+
 // "PREFIX-UUID", as snapshots are called that a command makes for itself.
 [[nodiscard]] bool is_temporary_name(std::string_view name, std::string_view prefix);
 

@@ -169,9 +169,7 @@ private:
     // A snapshot that is there already.
     [[nodiscard]] const volume_info* at_target(const volume_info& member) const {
         const volume_info* found = find_volume(present_, member.name);
-        return found != nullptr && is_snapshot(*found) && content_id(*found) == identity_of(member)
-                   ? found
-                   : nullptr;
+        return found != nullptr && holds(*found, identity_of(member)) ? found : nullptr;
     }
 
     // Nothing but the last renaming is left to do. A volume that got its name back at the source

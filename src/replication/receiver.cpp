@@ -83,8 +83,8 @@ private:
         const volume_info* target = find_volume(volumes_, request_.name);
         const volume_info* base = nullptr;
         for (const volume_info& volume : volumes_) {
-            const bool fits = is_snapshot(volume) && content_id(volume) == header_.from.id &&
-                              volume.size_bytes == header_.from_size_bytes;
+            const bool fits =
+                holds(volume, header_.from.id) && volume.size_bytes == header_.from_size_bytes;
             const bool of_target = target != nullptr && volume.parent_uuid == target->uuid;
             if (fits && (base == nullptr || of_target)) {
                 base = &volume;
@@ -100,9 +100,8 @@ private:
     result<void> wrong_base() const {
         std::string remedy = "there is no common snapshot, send it whole";
         for (const snapshot_name& relative : header_.relatives) {
-            const auto common = std::ranges::find_if(volumes_, [&](const volume_info& volume) {
-                return is_snapshot(volume) && content_id(volume) == relative.id;
-            });
+            const auto common = std::ranges::find_if(
+                volumes_, [&](const volume_info& volume) { return holds(volume, relative.id); });
             if (common != volumes_.end()) {
                 remedy = fmt::format(
                     "the newest common snapshot is '{}', here '{}'; send with "

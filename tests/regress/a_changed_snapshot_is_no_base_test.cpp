@@ -3,7 +3,10 @@
 // backup or a replica, and nobody was told. (Found by reading.)
 #include <gmock/gmock.h>
 
+#include <array>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "support/pool_rig.h"
 #include "support/replication_rig.h"
@@ -79,6 +82,93 @@ TEST_F(AChangedSnapshot, ThatWasResizedIsNoBaseAtEitherEnd) {
     ASSERT_OK(target_.receive(side_.send("s"), "whole", "whole-s"));
     cut_and_grow(side_);
     expect_no_base("whole");
+}
+
+TEST_F(AChangedSnapshot, ThatWasReceivedAndWrittenToIsNoBase) {
+    const std::string id = target_.pool().show("s").value().received_from;
+    EXPECT_NE(id, "");
+    const auto changes = std::to_array<std::function<result<void>(volume&)>>({
+        [](volume& to) { return to.write(0, pattern(9, block_bytes)); },
+        [](volume& to) { return to.write(512, pattern(9, 512), true); },
+        [](volume& to) { return to.write_zeroes(0, 512); },
+        [](volume& to) { return to.discard(0, block_bytes); },
+        [](volume& to) {
+            return to.begin(io_kind::write) ? result<void>() : fail(error_code::busy, "");
+        },
+    });
+    for (const auto& change : changes) {
+        replication_side target(block_bytes);
+        ASSERT_OK(target.receive(side_.send("s"), "copy", "s"));
+        {
+            ASSERT_OK_AND_ASSIGN(const auto open, target.pool().open_volume("s", false));
+            std::vector<std::byte> bytes(block_bytes);
+            ASSERT_OK(open->read(0, bytes));
+            EXPECT_FALSE(open->read_only());
+            EXPECT_EQ(target.pool().show("s").value().received_from, id) << "it was only read";
+            ASSERT_OK(change(*open));
+            const std::string changed = target.pool().show("s").value().received_from;
+            EXPECT_NE(changed, id);
+            ASSERT_OK(change(*open));
+            EXPECT_EQ(target.pool().show("s").value().received_from, changed) << "once is enough";
+        }
+        target.drop();
+        target.open();
+        const auto done = target.receive(side_.send("next", "s"), "copy", "next");
+        EXPECT_THAT(done, HasCode(error_code::invalid_argument));
+    }
+}
+
+TEST_F(AChangedSnapshot, ThatWasReceivedAndOnlyReadIsABase) {
+    ASSERT_OK_AND_ASSIGN(const auto open, target_.pool().open_volume("s", false));
+    std::vector<std::byte> bytes(block_bytes);
+    ASSERT_OK(open->read(0, bytes));
+    ASSERT_OK(open->flush());
+    expect_taken();
+}
+
+// What was sent of it elsewhere holds more than what changed since: nothing is missing there.
+TEST_F(AChangedSnapshot, ThatWasMadeHereAndWrittenToStaysABase) {
+    ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
+    for (std::uint64_t block = 0; block != size_bytes / block_bytes; block += 2) {
+        ASSERT_OK(open->write(block * block_bytes, pattern(77, block_bytes)));
+    }
+    ASSERT_OK(open->discard(block_bytes, block_bytes));
+    expect_taken();
+}
+
+// But what is made of what was written is no difference from what it was.
+TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatIsMadeOfIt) {
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
+        ASSERT_OK(open->write(0, pattern(77, block_bytes)));
+    }
+    side_.remove("next");
+    side_.snapshot("s", "next");
+    expect_no_base("copy");
+}
+
+TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatIsRolledBackToIt) {
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
+        ASSERT_OK(open->write(0, pattern(77, block_bytes)));
+    }
+    side_.remove("next");
+    ASSERT_OK(side_.pool().rollback({.name = "v", .to = "s"}));
+    side_.snapshot("v", "next");
+    expect_no_base("copy");
+}
+
+TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatComesBack) {
+    ASSERT_OK_AND_ASSIGN(const auto copy, target_.pool().open_volume("copy", false));
+    ASSERT_OK(copy->write(3 * block_bytes, pattern(5, block_bytes)));
+    target_.snapshot("copy", "back");
+    const auto stream = target_.send("back", "s");
+    ASSERT_OK(side_.receive(stream, "unwritten", "back1"));
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
+        ASSERT_OK(open->write(0, pattern(77, block_bytes)));
+    }
+    EXPECT_THAT(side_.receive(stream, "written", "back2"), HasCode(error_code::invalid_argument));
 }
 
 // A volume is no base, and stays what it is: snapshots that know it as theirs, labels, promises.

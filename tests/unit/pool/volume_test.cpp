@@ -91,6 +91,32 @@ TEST_P(Volume, ReadOnlyVolumeRefusesChanges) {
     EXPECT_OK(volume->write(0, pattern(1, 1)));
 }
 
+TEST_P(Volume, TheFirstChangeAsksOnceAndDoesNothingWhenItIsRefused) {
+    pool_rig rig(options());
+    const auto volume = rig.make(1, mib);
+    int asked = 0;
+    result<void> answer = fail(error_code::io_error, "no");
+    volume->set_before_first_change([&] {
+        ++asked;
+        return answer;
+    });
+    EXPECT_FALSE(volume->read_only());
+    EXPECT_TRUE(all_zero(read_all(*volume, 0, mib)));
+    EXPECT_OK(volume->flush());
+    EXPECT_EQ(asked, 0);
+    EXPECT_THAT(volume->write(0, pattern(1, 4096)), HasCode(error_code::io_error));
+    EXPECT_THAT(volume->write_zeroes(0, 4096), HasCode(error_code::io_error));
+    EXPECT_THAT(volume->discard(0, mib), HasCode(error_code::io_error));
+    EXPECT_THAT(volume->begin(io_kind::write), HasCode(error_code::io_error));
+    EXPECT_EQ(asked, 4);
+    EXPECT_TRUE(all_zero(read_all(*volume, 0, mib)));
+    answer = {};
+    EXPECT_OK(volume->write(0, pattern(1, 4096)));
+    EXPECT_OK(volume->write(4096, pattern(2, 4096)));
+    EXPECT_OK(volume->discard(0, mib));
+    EXPECT_EQ(asked, 5);
+}
+
 TEST_P(Volume, OddBlockSizesWork) {
     for (const std::uint32_t sectors : {384U, 128U, 2048U, 128U * 11}) {
         rig_options with = options();
