@@ -41,7 +41,9 @@ void sqlite_statement::finalize::operator()(sqlite3_stmt* statement) const noexc
 }
 
 sqlite_statement& sqlite_statement::bind(int parameter, std::string_view text) {
-    const int status = sqlite3_bind_text64(statement_.get(), parameter, text.data(), text.size(),
+    // A view of nothing has no address, which SQLite takes for NULL.
+    const char* const begin = text.empty() ? "" : text.data();
+    const int status = sqlite3_bind_text64(statement_.get(), parameter, begin, text.size(),
                                            SQLITE_TRANSIENT, SQLITE_UTF8);
     bind_status_ = bind_status_ == SQLITE_OK ? status : bind_status_;
     return *this;

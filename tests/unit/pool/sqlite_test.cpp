@@ -56,6 +56,12 @@ TEST_F(Sqlite, AStatementIsBoundAgainAndAgain) {
     EXPECT_EQ(all.text(1), "");
 }
 
+TEST_F(Sqlite, AViewOfNothingIsAnEmptyText) {
+    ASSERT_OK_AND_ASSIGN(auto insert, database_.prepare("INSERT INTO t VALUES (?,?)"));
+    ASSERT_OK(insert.bind(1, std::int64_t{1}).bind(2, std::string_view()).run());
+    EXPECT_EQ(database_.query_text("SELECT typeof(v) FROM t").value(), "text");
+}
+
 TEST_F(Sqlite, AParameterThatIsNotThereIsAnErrorOfTheStatementOnly) {
     ASSERT_OK_AND_ASSIGN(auto insert, database_.prepare("INSERT INTO t VALUES (?,?)"));
     EXPECT_THAT(insert.bind(1, std::int64_t{1}).bind(3, "x").bind(2, "y").run(),
