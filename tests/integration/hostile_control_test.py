@@ -108,9 +108,12 @@ def cases():
 
 
 def honest(pool):
-    """The server answers, in time; returns what volumes there are."""
+    """The server answers, in time; returns what volumes there are. Its last place may be taken until it
+    notices that the client before left."""
     begin = time.monotonic()
-    answer = exchange(pool.control, http("GET", "/v1/volumes"))
+    answer = b""
+    while not answer and time.monotonic() - begin < ANSWER_S_MAX:
+        answer = exchange(pool.control, http("GET", "/v1/volumes"))
     took = time.monotonic() - begin
     assert status_of(answer) == 200, answer[:200]
     assert took <= ANSWER_S_MAX, f"an honest client waited {took:.1f} s"
