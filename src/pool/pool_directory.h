@@ -389,6 +389,8 @@ private:
     [[nodiscard]] result<void> grow_device(block_device& device, std::string_view url,
                                            std::uint64_t size_bytes) REQUIRES(change_lock_);
     [[nodiscard]] bool in_use(device_id id);
+    // In use, and not by readers alone.
+    [[nodiscard]] bool is_writable(device_id id);
     [[nodiscard]] std::size_t volumes_in_use();
 
     const std::string directory_;

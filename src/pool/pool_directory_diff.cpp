@@ -104,8 +104,7 @@ result<std::string> pool_directory::check_device(const found_volume& found,
                found.record.uuid, found.record.received_from);
     if (!wanted.empty() && tag != wanted) {
         return fail(error_code::not_found,
-                    fmt::format("{}/{}: is another volume by now, or was rolled back or resized; "
-                                "start again",
+                    fmt::format("{}/{}: is another volume by now, or was changed; start again",
                                 printable(directory_), printable(found.record.name)));
     }
     return tag;

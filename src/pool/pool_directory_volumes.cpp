@@ -500,7 +500,10 @@ result<void> pool_directory::note_first_change(const volume_record& record) {
 }
 
 result<void> pool_directory::note_derived(const volume_record& source) {
-    return source.received_from == source.uuid ? renew_content(source) : result<void>();
+    const bool was_written = source.received_from == source.uuid;
+    // Who writes may do so at this moment, for the first time.
+    const bool may_be = source.received_from.empty() && is_writable(source.identity.id);
+    return was_written || may_be ? renew_content(source) : result<void>();
 }
 
 result<volume_info> pool_directory::rollback(const rollback_request& request) {

@@ -48,8 +48,8 @@ struct volume_info {
     bool operator==(const volume_info&) const = default;
 };
 
-// Names the device that a volume is now, in its pool and for all time; and of a snapshot the
-// content, which a rollback or a change of size makes another.
+// Names the device that a volume is now, in its pool and for all time; and the content id of a
+// snapshot that is a copy or was changed.
 [[nodiscard]] std::string device_tag(const volume_info& volume);
 
 struct pool_report {

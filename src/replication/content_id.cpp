@@ -25,11 +25,9 @@ bool is_temporary_name(std::string_view name, std::string_view prefix) {
 result<volume_info> show_again(pool_service& pool, const volume_info& seen) {
     volume_info now = UTHIN_TRY(pool.show_volume(seen.name));
     if (device_tag(now) != device_tag(seen)) {
-        return fail(
-            error_code::not_found,
-            fmt::format("{}: is another volume by now, or was rolled back or resized; start "
-                        "again",
-                        printable(seen.name)));
+        return fail(error_code::not_found,
+                    fmt::format("{}: is another volume by now, or was changed; start again",
+                                printable(seen.name)));
     }
     return now;
 }

@@ -39,8 +39,8 @@ namespace uthin::replication {
     return report.mode == "read_only" && (report.opened_read_only || !report.served);
 }
 
-// What has the name of `seen` now; not_found when that is another device, or a snapshot that a
-// command changed.
+// What has the name of `seen` now; not_found when that is another device, or a snapshot that has
+// another content id by now.
 [[nodiscard]] result<volume_info> show_again(pool_service& pool, const volume_info& seen);
 
 [[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/result.h"
+#include "support/forwarding_pool_service.h"
 #include "support/pool_rig.h"
 #include "support/replication_rig.h"
 
@@ -147,6 +149,20 @@ TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatIsMadeOfIt) {
     expect_no_base("copy");
 }
 
+// Somebody may write between the look at it and the snapshot; a reader does not.
+TEST_F(AChangedSnapshot, ThatIsOpenForWritingIsNoBaseOfWhatIsMadeOfIt) {
+    side_.remove("next");
+    {
+        ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", true));
+        side_.snapshot("s", "next");
+        EXPECT_EQ(side_.pool().show("s").value().received_from, "");
+    }
+    side_.remove("next");
+    ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
+    side_.snapshot("s", "next");
+    expect_no_base("copy");
+}
+
 TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatIsRolledBackToIt) {
     {
         ASSERT_OK_AND_ASSIGN(const auto open, side_.pool().open_volume("s", false));
@@ -156,6 +172,34 @@ TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatIsRolledBackToIt) {
     ASSERT_OK(side_.pool().rollback({.name = "v", .to = "s"}));
     side_.snapshot("v", "next");
     expect_no_base("copy");
+}
+
+// Written to between the look at it and the copy that the stream fills.
+TEST_F(AChangedSnapshot, ThatIsWrittenToAsAStreamBeginsIsNoBase) {
+    class writing_service final : public test::forwarding_pool_service {
+    public:
+        explicit writing_service(replication_side& side)
+            : forwarding_pool_service(side.service()), side_(side) {}
+        [[nodiscard]] result<transfer_info> begin_transfer(
+            const begin_transfer_request& request) override {
+            const auto open = UTHIN_TRY(side_.pool().open_volume("s", false));
+            UTHIN_TRY(open->write(0, pattern(77, block_bytes)));
+            return forwarding_pool_service::begin_transfer(request);
+        }
+
+    private:
+        replication_side& side_;
+    };
+    for (replication_side* const side : {&target_, &side_}) {
+        const auto stream = side_.send("next", "s");
+        writing_service service(*side);
+        test::memory_source source(stream);
+        replication::receive_request request;
+        request.name = "another";
+        EXPECT_FALSE(replication::receive_stream(service, request, source));
+        EXPECT_THAT(side->pool().show("another"), HasCode(error_code::not_found));
+        EXPECT_TRUE(side->pool().list_transfers().value().empty());
+    }
 }
 
 TEST_F(AChangedSnapshot, ThatWasWrittenToIsNoBaseOfWhatComesBack) {
