@@ -177,6 +177,14 @@ private:
                 return resumed;  // or the next round goes on from further on, or sees it there
             }
         }
+        if (base == nullptr && replication::find_volume(theirs, target_.volume) != nullptr) {
+            return fail(error_code::not_found,
+                        fmt::format("{}: '{}' exists and has no snapshot in common with {} (one "
+                                    "that was written to is none any more); delete it there, or "
+                                    "give another name with --as",
+                                    printable(target_.text), printable(target_.volume),
+                                    printable(volume_)));
+        }
         return send_new(base);
     }
 
@@ -293,6 +301,8 @@ private:
         auto child = UTHIN_TRY(child_process::start(
             command({"receive", there(target_.volume), "--snapshot", snapshot, "--replica-of",
                      source_.uuid, "--snapshot-label", hold_label(target_) + "=replication",
+                     // The next round builds on it, unless somebody writes to it.
+                     "--snapshot-label", std::string(read_only_label) + "=true",
                      // A line that fell silent ends nothing there by itself.
                      "--stall-timeout", fmt::format("{}ms", options_.stall_timeout.count())})));
         child_sink sink(child, options_.stall_timeout);

@@ -66,8 +66,28 @@ stop_server
 
 echo "a replica is not written to"
 start_server "$b"
-expect_contains "flags" "$(nbdinfo "$(uri_of v)")" "is_read_only: true"
+for name in $(names "$b"); do
+    expect_contains "flags of $name" "$(nbdinfo "$(uri_of "$name")")" "is_read_only: true"
+done
 stop_server
+
+echo "and one whose snapshot was is made anew, not wrong"
+"$uthin" volume create "$a/other" --size 4M > /dev/null
+head -c 1M "$work/random" | "$uthin" write "$a/other"
+"$uthin" replicate "$a/other" "$b" --once > /dev/null
+head -c 1K "$work/random" | "$uthin" write "$b/$(names "$b" | tr ' ' '\n' | grep ^other-replica-)" --offset 1M
+head -c 2M "$work/random" | "$uthin" write "$a/other" --offset 1M
+for again in 1 2; do
+    expect_failure 1 "'other' exists and has no snapshot in common with other" "$uthin" replicate "$a/other" "$b" --once
+done
+"$uthin" volume delete "$b/other" > /dev/null
+"$uthin" replicate "$a/other" "$b" --once > /dev/null
+expect_equal "bytes" "$(sum "$a/other")" "$(sum "$b/other")"
+for pool in "$a" "$b"; do
+    for name in $(names "$pool" | tr ' ' '\n' | grep ^other); do
+        "$uthin" volume delete "$pool/$name" --force > /dev/null
+    done
+done
 
 echo "a receiver that stalls: told after a while, and the next round goes on"
 cat > "$work/stalled" <<'END'
