@@ -288,8 +288,10 @@ private:
             fmt::format("{}-replica-{}-{}-{:04x}", cut_text(volume_, 180), target_.tag(),
                         system_clock().unix_seconds(), system_random_u64() & 0xffff);
         create_snapshots_request request;
-        request.snapshots = {
-            {volume_, name, {{hold_label(target_), std::string(cut_text(target_.text, 1000))}}}};
+        request.snapshots = {{volume_,
+                              name,
+                              {{hold_label(target_), std::string(cut_text(target_.text, 1000))},
+                               {std::string(read_only_label), "true"}}}};
         UTHIN_TRY(pool_.create_snapshots(request));
         return name;
     }

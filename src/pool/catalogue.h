@@ -49,8 +49,8 @@ struct volume_record {
     std::string parent_uuid;  // of the volume it is a snapshot of; empty: none
     std::int64_t created_unix_seconds = 0;
     std::string external_origin;  // URL; empty: none
-    // What replication brought here; empty: made here. Of a snapshot: its content id, if that is
-    // another than its uuid. Its own uuid: it was made here, and written to since.
+    // What replication brought here; of a snapshot: its content id. Empty: made here, and
+    // unchanged.
     std::string received_from;
     std::map<std::string, std::string> labels;
     std::uint64_t reserved_bytes = 0;  // promised to it

@@ -509,13 +509,6 @@ bool pool_directory::in_use(device_id id) {
     return at != open_.end() && !at->second.expired();
 }
 
-bool pool_directory::is_writable(device_id id) {
-    const lock_guard held(open_lock_);
-    const auto at = open_.find(id);
-    const auto open = at == open_.end() ? nullptr : at->second.lock();
-    return open != nullptr && !open->read_only();
-}
-
 std::size_t pool_directory::volumes_in_use() {
     const lock_guard held(open_lock_);
     std::erase_if(open_, [](const auto& entry) { return entry.second.expired(); });

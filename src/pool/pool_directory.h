@@ -368,12 +368,9 @@ private:
     [[nodiscard]] result<void> check_rollback(const rollback_request& request,
                                               const found_volume& target,
                                               const found_volume& source) REQUIRES(change_lock_);
-    // A snapshot is about to get another content: what was sent of it has it as its base no more.
+    // A snapshot is about to get another content, so it gets another content id: what was sent of
+    // it has it as its base no more. By a command, or by the first change through a handle.
     [[nodiscard]] result<void> renew_content(const volume_record& record);
-    // The first change through a handle.
-    [[nodiscard]] result<void> note_first_change(const volume_record& record);
-    // Something is about to be made of what `source` holds now.
-    [[nodiscard]] result<void> note_derived(const volume_record& source);
     [[nodiscard]] result<void> resize_live(device_id id, std::uint64_t old_bytes,
                                            std::uint64_t new_bytes) REQUIRES(change_lock_);
     // Of the last committed state.
@@ -389,8 +386,6 @@ private:
     [[nodiscard]] result<void> grow_device(block_device& device, std::string_view url,
                                            std::uint64_t size_bytes) REQUIRES(change_lock_);
     [[nodiscard]] bool in_use(device_id id);
-    // In use, and not by readers alone.
-    [[nodiscard]] bool is_writable(device_id id);
     [[nodiscard]] std::size_t volumes_in_use();
 
     const std::string directory_;

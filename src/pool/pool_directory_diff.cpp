@@ -72,16 +72,15 @@ private:
 namespace {
 
 std::string tag_of(std::uint64_t dev_id, std::uint64_t time, std::uint64_t transaction_id,
-                   const std::string& uuid, const std::string& received_from) {
-    const bool has_own_content = !received_from.empty() && received_from != uuid;
-    return fmt::format("{}-{}-{}{}{}", dev_id, time, transaction_id, has_own_content ? "-" : "",
-                       has_own_content ? received_from : "");
+                   const std::string& received_from) {
+    return fmt::format("{}-{}-{}{}{}", dev_id, time, transaction_id,
+                       received_from.empty() ? "" : "-", received_from);
 }
 
 }  // namespace
 
 std::string device_tag(const volume_info& volume) {
-    return tag_of(volume.dev_id, volume.creation_time, volume.creation_transaction_id, volume.uuid,
+    return tag_of(volume.dev_id, volume.creation_time, volume.creation_transaction_id,
                   volume.received_from);
 }
 
@@ -99,9 +98,8 @@ struct pool_directory::diff_sides {
 result<std::string> pool_directory::check_device(const found_volume& found,
                                                  const std::string& wanted) const {
     const device_identity& identity = found.record.identity;
-    std::string tag =
-        tag_of(identity.id.value(), identity.creation_time, identity.creation_transaction_id,
-               found.record.uuid, found.record.received_from);
+    std::string tag = tag_of(identity.id.value(), identity.creation_time,
+                             identity.creation_transaction_id, found.record.received_from);
     if (!wanted.empty() && tag != wanted) {
         return fail(error_code::not_found,
                     fmt::format("{}/{}: is another volume by now, or was changed; start again",

@@ -259,7 +259,6 @@ result<std::vector<volume_info>> pool_directory::create_snapshots(
         const volume_record source =
             earlier != made.end() ? earlier->second : UTHIN_TRY(must_have_record(pair.source));
         UTHIN_TRY(refuse_merging(source.external_origin, pair.name));
-        UTHIN_TRY(note_derived(source));
         intent what;
         what.kind = intent_kind::create;
         what.volume = source;
@@ -492,20 +491,6 @@ result<void> pool_directory::renew_content(const volume_record& record) {
     return names_->set_content(record.uuid, make_uuid());
 }
 
-// A difference from a snapshot that was made here holds what was written over in it, too: it stays
-// the base of what was sent of it, as long as nothing is made of what was written.
-result<void> pool_directory::note_first_change(const volume_record& record) {
-    return record.received_from.empty() ? names_->set_content(record.uuid, record.uuid)
-                                        : renew_content(record);
-}
-
-result<void> pool_directory::note_derived(const volume_record& source) {
-    const bool was_written = source.received_from == source.uuid;
-    // Who writes may do so at this moment, for the first time.
-    const bool may_be = source.received_from.empty() && is_writable(source.identity.id);
-    return was_written || may_be ? renew_content(source) : result<void>();
-}
-
 result<volume_info> pool_directory::rollback(const rollback_request& request) {
     const lock_guard held(change_lock_);
     const found_volume target = UTHIN_TRY(must_find(request.name));
@@ -527,7 +512,6 @@ result<volume_info> pool_directory::rollback(const rollback_request& request) {
     // The swap moves the pool's time on by one and buries the old root under the new time.
     what.hidden = {graveyard, now.time + 1, now.transaction_id};
     UTHIN_TRY(renew_content(record));
-    UTHIN_TRY(note_derived(source.record));
     UTHIN_TRY_CTX(
         make_devices(std::span(&what, 1), stale,
                      [&] { return pool_->rollback(id, source.record.identity.id, graveyard); }),
@@ -558,9 +542,9 @@ result<std::shared_ptr<volume>> pool_directory::open_volume(std::string_view nam
     }
     auto open = UTHIN_TRY_CTX(
         pool_->open_volume(id, found.record.size_bytes, read_only, std::move(origin)), shown);
-    if (const volume_record& record = found.record;
-        !read_only && !record.parent_uuid.empty() && record.received_from != record.uuid) {
-        open->set_before_first_change([this, record] { return note_first_change(record); });
+    if (!read_only && !found.record.parent_uuid.empty()) {
+        open->set_before_first_change(
+            [this, record = found.record] { return renew_content(record); });
     }
     const lock_guard held_open(open_lock_);
     open_[id] = open;

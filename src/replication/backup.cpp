@@ -174,10 +174,11 @@ private:
     }
     result<volume_info> make_snapshot(const std::string& of) {
         create_snapshots_request wanted;
-        wanted.snapshots = {{of,
-                             fmt::format("{}-backup-{}-{}", cut_text(of, 200),
-                                         to_.manifest().next_number, make_uuid().substr(0, 8)),
-                             {{hold_label, to_.manifest().id}}}};
+        wanted.snapshots = {
+            {of,
+             fmt::format("{}-backup-{}-{}", cut_text(of, 200), to_.manifest().next_number,
+                         make_uuid().substr(0, 8)),
+             {{hold_label, to_.manifest().id}, {std::string(read_only_label), "true"}}}};
         return UTHIN_TRY(pool_.create_snapshots(wanted)).front();
     }
     result<backup_point> store(const volume_info& snapshot, const std::string& base) {

@@ -23,10 +23,20 @@ bool is_temporary_name(std::string_view name, std::string_view prefix) {
 }
 
 result<volume_info> show_again(pool_service& pool, const volume_info& seen) {
-    volume_info now = UTHIN_TRY(pool.show_volume(seen.name));
+    volume_info now = UTHIN_TRY(show_device_again(pool, seen));
     if (device_tag(now) != device_tag(seen)) {
         return fail(error_code::not_found,
-                    fmt::format("{}: is another volume by now, or was changed; start again",
+                    fmt::format("{}: was changed meanwhile; start again", printable(seen.name)));
+    }
+    return now;
+}
+
+result<volume_info> show_device_again(pool_service& pool, const volume_info& seen) {
+    volume_info now = UTHIN_TRY(pool.show_volume(seen.name));
+    if (!is_same_device(now, seen)) {
+        return fail(error_code::not_found,
+                    fmt::format("{}: was deleted or renamed meanwhile, and another volume has the "
+                                "name; start again",
                                 printable(seen.name)));
     }
     return now;

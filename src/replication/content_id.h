@@ -2,6 +2,7 @@
 //
 // Invariants
 //   CI1  A copy that receive made has the content id of its source, through any number of pools.
+//   CI2  A snapshot gets another content id before its content changes (pool_directory).
 // Threads   Plain functions.
 // Failures  None.
 #pragma once
@@ -23,10 +24,8 @@ namespace uthin::replication {
     return snapshot.received_from.empty() ? snapshot.uuid : snapshot.received_from;
 }
 
-// Whether a difference from the content `id` can be laid over it. Not over a snapshot that was made
-// here and written to since (volume_record::received_from).
 [[nodiscard]] inline bool holds(const volume_info& volume, std::string_view id) {
-    return is_snapshot(volume) && content_id(volume) == id && volume.received_from != volume.uuid;
+    return is_snapshot(volume) && content_id(volume) == id;
 }
 
 // "PREFIX-UUID", as snapshots are called that a command makes for itself.
@@ -39,9 +38,15 @@ namespace uthin::replication {
     return report.mode == "read_only" && (report.opened_read_only || !report.served);
 }
 
-// What has the name of `seen` now; not_found when that is another device, or a snapshot that has
-// another content id by now.
+[[nodiscard]] inline bool is_same_device(const volume_info& a, const volume_info& b) {
+    return a.dev_id == b.dev_id && a.creation_time == b.creation_time &&
+           a.creation_transaction_id == b.creation_transaction_id;
+}
+
+// What has the name of `seen` now; not_found when that is another device or, where the content
+// counts, a snapshot that has another content id by now.
 [[nodiscard]] result<volume_info> show_again(pool_service& pool, const volume_info& seen);
+[[nodiscard]] result<volume_info> show_device_again(pool_service& pool, const volume_info& seen);
 
 [[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,
                                                     std::string_view name) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -108,27 +109,34 @@ private:
     }
 
     // Snapshots are copied once, and a client could write to one behind the copy: those that
-    // somebody has open are of no use, and deleted. busy if he stays.
+    // somebody has open, or changed since (CI2), are of no use, and deleted. busy if he stays.
     result<void> drop_used_copies() {
         if (is_still()) {
             return {};
         }
-        std::set<std::string> seen;
+        std::map<std::string, volume_info> seen;
         auto unused = while_busy([&]() -> result<void> {
-            const auto volumes = UTHIN_TRY(source_.list_volumes());
             std::string used;
-            for (const volume_info& member : family_) {
-                const volume_info* now = find_volume(volumes, member.name);
-                if (now != nullptr && now->in_use && !is_temporary(member) &&
-                    !is_marked_read_only(now->labels)) {
-                    used = *seen.insert(member.name).first;
+            for (const volume_info& now : UTHIN_TRY(source_.list_volumes())) {
+                const volume_info* member = find_volume(family_, now.name);
+                if (member == nullptr || is_temporary(*member) || !is_same_device(now, *member)) {
+                    continue;
                 }
+                const bool in_use = now.in_use && !is_marked_read_only(now.labels);
+                if (in_use || content_id(now) != content_id(*member)) {
+                    seen.insert_or_assign(now.name, now);
+                }
+                used = in_use ? now.name : used;
             }
             return used.empty() ? result<void>() : in_use(used);
         });
-        for (const volume_info& member : family_) {
-            if (seen.contains(member.name) && at_target(member) != nullptr) {
+        for (volume_info& member : family_) {
+            const auto at = seen.find(member.name);
+            if (at != seen.end() && at_target(member) != nullptr) {
                 UTHIN_TRY(target_.remove({.name = member.name, .if_exists = true}));
+            }
+            if (at != seen.end()) {
+                member.received_from = at->second.received_from;
             }
         }
         if (!seen.empty()) {
@@ -185,7 +193,11 @@ private:
         return holds(final_name()) || holds(staged_name());
     }
     // What the volume at the target is marked with once it holds all.
-    [[nodiscard]] std::string mark_of_end() const { return identity_of(volume_) + ":volume"; }
+    [[nodiscard]] std::string mark_of_end() const {
+        volume_info itself = volume_;
+        itself.received_from.clear();  // a snapshot that is used as a volume goes on changing
+        return identity_of(itself) + ":volume";
+    }
 
     result<void> check_names() {
         std::vector<volume_info> all = family_;
@@ -217,7 +229,9 @@ private:
     [[nodiscard]] result<void> name_taken(const std::string& name) const {
         return fail(
             error_code::already_exists,
-            fmt::format("{}: exists already, and is no copy; rename or delete it", there(name)));
+            fmt::format("{}: exists already, and is no copy of what there is now; rename or "
+                        "delete it",
+                        there(name)));
     }
 
     // ---- planning
@@ -233,8 +247,12 @@ private:
         for (auto at = placed.rbegin(); at != placed.rend() && looked_at < candidates_max; ++at) {
             ++looked_at;
             const change_cost cost = UTHIN_TRY(cost_of_changes(source_, *at, one, least));
-            if (cost.data_bytes < least) {
-                least = cost.data_bytes;
+            // What is cut off may end inside a block, which is a copy then: of two that differ as
+            // little, the one that is no larger.
+            const std::uint64_t bytes =
+                cost.data_bytes + ((*at)->size_bytes > one.size_bytes ? 1U : 0U);
+            if (bytes < least) {
+                least = bytes;
                 best = *at;
             }
         }
@@ -353,7 +371,9 @@ private:
 
     // ---- a volume that may be in use
 
-    [[nodiscard]] result<bool> is_used() { return UTHIN_TRY(show_again(source_, volume_)).in_use; }
+    [[nodiscard]] result<bool> is_used() {
+        return UTHIN_TRY(show_device_again(source_, volume_)).in_use;
+    }
 
     result<void> follow_and_move() {
         while (!renamed_) {
@@ -362,7 +382,7 @@ private:
             wanted.snapshots = {{volume_.name, std::string(temporary_prefix) + make_uuid()}};
             const auto made = UTHIN_TRY(source_.create_snapshots(wanted));
             family_.push_back(made.front());
-            if (auto same = show_again(source_, volume_); !same) {
+            if (auto same = show_device_again(source_, volume_); !same) {
                 (void)source_.delete_volume({.name = made.front().name, .if_exists = true});
                 return std::unexpected(std::move(same).error());
             }

@@ -23,8 +23,8 @@ using test::replication_side;
 constexpr std::uint64_t block_bytes = 64 << 10;
 constexpr std::uint64_t blocks = 16;
 
-// Gives the difference in small pages; calls `between` before the second one, and `begun` before a
-// transfer begins.
+// Gives the difference in small pages; calls `between` before the second one, `at_the_end`
+// after the last one, and `before_transfer` before a transfer begins.
 class disturbed_service final : public test::forwarding_pool_service {
 public:
     explicit disturbed_service(pool_service& below) : forwarding_pool_service(below) {}
@@ -35,7 +35,11 @@ public:
         if (++diff_count_ == 2 && between) {
             between();
         }
-        return forwarding_pool_service::diff(small);
+        auto reply = forwarding_pool_service::diff(small);
+        if (reply && !reply->next_offset_bytes && at_the_end) {
+            at_the_end();
+        }
+        return reply;
     }
     [[nodiscard]] result<transfer_info> begin_transfer(
         const begin_transfer_request& request) override {
@@ -46,6 +50,7 @@ public:
     }
 
     std::function<void()> between;
+    std::function<void()> at_the_end;  // of the difference
     std::function<void()> before_transfer;
 
 private:
@@ -237,6 +242,13 @@ TEST_F(NamesThatChangeHands, EndTheStreamWhoseBaseIsRolledBackOrResized) {
     EXPECT_THAT(send(again), HasCode(error_code::not_found));
 }
 
+// Who has it open may write to what was read, or is not read yet.
+TEST_F(NamesThatChangeHands, EndTheStreamOfASnapshotThatIsWrittenTo) {
+    make_snapshots(side_);
+    service_.at_the_end = [&] { write(side_, "new", 15, 7); };
+    EXPECT_THAT(send(service_), HasCode(error_code::not_found));
+}
+
 TEST_F(NamesThatChangeHands, DoNotMatterToAStreamThatNobodyDisturbs) {
     make_snapshots(side_);
     replication_side target(block_bytes);
@@ -276,6 +288,42 @@ TEST_F(NamesThatChangeHands, AreToldToWhoeverAsksForTheNextPage) {
     EXPECT_THAT(side_.pool().diff(request), HasCode(error_code::not_found));
     request.from_device.clear();
     EXPECT_OK(side_.pool().diff(request));
+}
+
+// Who opened it, wrote and left between two looks: the migration, or the next one, takes what it
+// holds.
+TEST_F(NamesThatChangeHands, ASnapshotThatIsWrittenToArrivesAsItIs) {
+    replication_side target(block_bytes);
+    for (int at = 1;; ++at) {
+        SCOPED_TRACE(at);
+        copy_snapshot_to(target);
+        counting_service service(side_.service());
+        service.at = at;
+        service.disturb = [&] { write(side_, "s", 5, 9); };
+        const auto before = side_.content("s");
+        auto done = migrate(service, target);
+        const bool was_refused = !done;
+        if (was_refused) {
+            EXPECT_THAT(done.error().code(),
+                        testing::AnyOf(error_code::not_found, error_code::already_exists))
+                << done.error().to_string();
+            done = migrate(side_.service(), target);
+        }
+        if (!done && done.error().code() == error_code::already_exists) {
+            target.remove("s");  // the copy of what it was
+            done = migrate(side_.service(), target);
+        }
+        ASSERT_OK(done);
+        EXPECT_EQ(target.content("v") == side_.content("v.migrated"), true);
+        const auto arrived = target.content("s");
+        EXPECT_TRUE(arrived == side_.content("s") || (!was_refused && arrived == before));
+        remove_all(target);
+        remove_all(side_);
+        if (HasFailure() || !service.came_so_far()) {
+            EXPECT_GE(at, 10);
+            break;
+        }
+    }
 }
 
 TEST_F(NamesThatChangeHands, EndTheMigrationWhoseRelativeTheyWere) {
