@@ -135,6 +135,12 @@ result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request
         sides.from_device = UTHIN_TRY(check_device(*from, request.from_device));
     }
     sides.view = UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
+    // ORDER: a snapshot gets its new content id before a client's change, so that the ids that are
+    // found now are those of what the view shows, or newer.
+    UTHIN_TRY(check_device(UTHIN_TRY(must_find(request.to)), sides.to_device));
+    if (from) {
+        UTHIN_TRY(check_device(UTHIN_TRY(must_find(request.from)), sides.from_device));
+    }
     sides.to_root = UTHIN_TRY_CTX(
         thin_metadata::mapping_root_of(*sides.view, to.record.identity.id), printable(directory_));
     sides.to_size_bytes = to.record.size_bytes;

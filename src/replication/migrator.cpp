@@ -278,7 +278,9 @@ private:
         for (const volume_info& member : family_) {
             UTHIN_TRY(add(member, at_target(member) != nullptr));
         }
-        UTHIN_TRY(add(volume_, false));
+        // A snapshot that is used as a volume may have another content by now.
+        const volume_info itself = UTHIN_TRY(show_device_again(source_, volume_));
+        UTHIN_TRY(add(itself, false));
         const std::uint64_t free = target.data_blocks - target.data_used_blocks;
         if (needed <= free) {
             return {};
@@ -332,6 +334,7 @@ private:
             }
         });
         UTHIN_TRY(copier.copy(from, member));
+        UTHIN_TRY(show_again(source_, member));  // CI2: nobody wrote to it meanwhile
         reply_.copied_bytes += copier.copied_bytes();
         return request_.verify ? copier.verify(from, member) : result<void>();
     }
