@@ -1,6 +1,7 @@
 // A snapshot that was rolled back, or made smaller and larger again, went on as the base of what
 // had been sent of it: the next difference was taken of one content and laid over another, in a
-// backup or a replica, and nobody was told. (Found by reading.)
+// backup or a replica, and nobody was told. So did one that somebody wrote to: mounting a replica's
+// snapshot, to look for a file, replays its journal. (Found by reading.)
 #include <gmock/gmock.h>
 
 #include <array>
