@@ -70,6 +70,7 @@ for name in $(names "$b"); do
     expect_contains "flags of $name" "$(nbdinfo "$(uri_of "$name")")" "is_read_only: true"
 done
 stop_server
+expect_contains "labels here" "$("$uthin" volume show "$a/$(names "$a" | tr ' ' '\n' | grep -m1 -- -replica-)")" "label read-only  true"
 
 echo "and one whose snapshot was is made anew, not wrong"
 "$uthin" volume create "$a/other" --size 4M > /dev/null

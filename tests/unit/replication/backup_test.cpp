@@ -60,6 +60,10 @@ TEST_F(Backup, IsRestoredAsItWas) {
     ASSERT_OK(restore_backup(side_.service(), to, {.name = "w", .point = points[1]}));
     EXPECT_EQ(side_.content("w"), now);
     EXPECT_TRUE(side_.service().show_volume("w")->labels.empty());
+    for (const volume_info& kept : side_.pool().list().value()) {
+        EXPECT_EQ(is_marked_read_only(kept.labels), kept.name.starts_with("v-backup-"))
+            << kept.name << ": a client's write would cost the next backup its base";
+    }
 }
 
 TEST_F(Backup, PruningKeepsTheOldStreamsUntilTheManifestDoesWithoutThem) {
