@@ -110,6 +110,16 @@ result<std::string> pool_directory::check_device(const found_volume& found,
 
 result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request& request) {
     const lock_guard held(change_lock_);
+    // The view shows what is committed.
+    const pool_mode mode = pool_->mode();
+    const bool changes = mode == pool_mode::write || mode == pool_mode::out_of_data_space;
+    if (purpose_ != open_purpose::inspect && changes) {
+        UTHIN_TRY_CTX(pool_->commit(), printable(directory_));
+    }
+    diff_sides sides;
+    sides.view = UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
+    // ORDER: a snapshot gets its new content id before a client's change: those that are found from
+    // here on are of what the view shows, or newer.
     const found_volume to = UTHIN_TRY(must_find(request.to));
     std::optional<found_volume> from;
     if (!request.from.empty()) {
@@ -122,24 +132,10 @@ result<pool_directory::diff_sides> pool_directory::find_sides(const diff_request
                             printable(directory_), printable(request.to), printable(request.from)));
         }
     }
-    // The view shows what is committed.
-    const pool_mode mode = pool_->mode();
-    const bool changes = mode == pool_mode::write || mode == pool_mode::out_of_data_space;
-    if (purpose_ != open_purpose::inspect && changes) {
-        UTHIN_TRY_CTX(pool_->commit(), printable(directory_));
-    }
-    diff_sides sides;
     sides.to_device = UTHIN_TRY(check_device(to, request.to_device));
     sides.has_origin = !to.record.external_origin.empty();
     if (from) {
         sides.from_device = UTHIN_TRY(check_device(*from, request.from_device));
-    }
-    sides.view = UTHIN_TRY_CTX(pool_->create_view(), printable(directory_));
-    // ORDER: a snapshot gets its new content id before a client's change, so that the ids that are
-    // found now are those of what the view shows, or newer.
-    UTHIN_TRY(check_device(UTHIN_TRY(must_find(request.to)), sides.to_device));
-    if (from) {
-        UTHIN_TRY(check_device(UTHIN_TRY(must_find(request.from)), sides.from_device));
     }
     sides.to_root = UTHIN_TRY_CTX(
         thin_metadata::mapping_root_of(*sides.view, to.record.identity.id), printable(directory_));

@@ -114,7 +114,7 @@ private:
         if (is_still()) {
             return {};
         }
-        std::map<std::string, volume_info> seen;
+        std::map<std::string, std::string> seen;  // and its content id (received_from)
         auto unused = while_busy([&]() -> result<void> {
             std::string used;
             for (const volume_info& now : UTHIN_TRY(source_.list_volumes())) {
@@ -124,7 +124,7 @@ private:
                 }
                 const bool in_use = now.in_use && !is_marked_read_only(now.labels);
                 if (in_use || content_id(now) != content_id(*member)) {
-                    seen.insert_or_assign(now.name, now);
+                    seen.insert_or_assign(now.name, now.received_from);
                 }
                 used = in_use ? now.name : used;
             }
@@ -136,7 +136,7 @@ private:
                 UTHIN_TRY(target_.remove({.name = member.name, .if_exists = true}));
             }
             if (at != seen.end()) {
-                member.received_from = at->second.received_from;
+                member.received_from = at->second;
             }
         }
         if (!seen.empty()) {
