@@ -60,7 +60,8 @@ TEST_F(Backup, IsRestoredAsItWas) {
     ASSERT_OK(restore_backup(side_.service(), to, {.name = "w", .point = points[1]}));
     EXPECT_EQ(side_.content("w"), now);
     EXPECT_TRUE(side_.service().show_volume("w")->labels.empty());
-    for (const volume_info& kept : side_.pool().list().value()) {
+    ASSERT_OK_AND_ASSIGN(const auto all, side_.pool().list());
+    for (const volume_info& kept : all) {
         EXPECT_EQ(is_marked_read_only(kept.labels), kept.name.starts_with("v-backup-"))
             << kept.name << ": a client's write would cost the next backup its base";
     }
