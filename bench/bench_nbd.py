@@ -145,7 +145,7 @@ class Uthin(Server):
     def make(self):
         data = f"memory:{4 * self.size}" if self.name == "uthin-memory" else None
         pool = self.folder / "pool"
-        where = ["--data", data] if data else ["--data-size", 8 * self.size]
+        where = ["--data", data] if data else ["--data-size", 64 * self.size]  # sparse
         if self.name == "uthin-file":
             where += ["--cache", "writeback"]
         run(BIN / "uthin", "pool", "create", pool, *where)
