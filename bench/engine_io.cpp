@@ -1,9 +1,11 @@
 // Reading and writing: mapped blocks, new blocks, shared blocks, sequential and at random.
 #include <algorithm>
 #include <bit>
+#include <filesystem>
 #include <numeric>
 
 #include "base/thread.h"
+#include "io/open.h"
 #include "memory_pool.h"
 #include "report.h"
 
@@ -126,11 +128,12 @@ private:
     const bool keeps_memory_;
 };
 
-result<std::unique_ptr<memory_pool>> scratch_pool(std::uint64_t blocks, bool zeroing) {
+result<std::unique_ptr<memory_pool>> scratch_pool(std::uint64_t blocks, bool zeroing,
+                                                  std::unique_ptr<block_device> data = nullptr) {
     memory_pool::shape shape{.data_blocks = 3 * blocks};
     shape.options.discard = discard_mode::no_passdown;
     shape.options.zero_new_blocks = zeroing;
-    return memory_pool::make(shape);
+    return memory_pool::make(shape, std::move(data));
 }
 
 // One page in each block, in a scattered order.
@@ -149,6 +152,43 @@ result<void> page_per_block(Target& target, std::uint64_t blocks, bool zero_firs
         UTHIN_TRY(target.write(at + i % pages_per_block * page_bytes, page));
     }
     return {};
+}
+
+// A new file around the page cache, gone when it is closed.
+result<std::unique_ptr<block_device>> scratch_file(const report& out, const char* name,
+                                                   std::uint64_t size_bytes) {
+    const std::string path = out.options().directory + "/" + name;
+    auto file = UTHIN_TRY(
+        io::open_device("file:" + path, {.space_ahead = true, .create_size_bytes = size_bytes}));
+    std::filesystem::remove(path);
+    return file;
+}
+
+// As first_write with zeroing, where the zeros are a file system's business.
+result<void> first_write_in_file(report& out) {
+    const std::string name = "first-write-in-a-file/zeroing";
+    if (!out.wanted(name)) {
+        return {};
+    }
+    const std::uint64_t blocks = 4096;
+    const std::uint64_t bytes = blocks * block_bytes;
+    const auto pool = UTHIN_TRY(
+        scratch_pool(blocks, true, UTHIN_TRY(scratch_file(out, "first-write-ours", 3 * bytes))));
+    const auto volume = UTHIN_TRY(pool->make_volume(0, blocks));
+    const auto raw = UTHIN_TRY(scratch_file(out, "first-write-raw", bytes));
+    fresh_area area(*pool, *volume, blocks);
+    const side base = [&](unsigned) -> result<sample> {
+        const stopwatch watch;
+        UTHIN_TRY(page_per_block(*raw, blocks, true));
+        const sample taken = watch.per_operation(blocks);
+        UTHIN_TRY(raw->discard(0, bytes));
+        return taken;
+    };
+    const side ours = [&](unsigned) {
+        return area.measure(blocks,
+                            [&](auto& target) { return page_per_block(target, blocks, false); });
+    };
+    return out.compare({name, "zero 64k + write 4k", base, ours, 0.8});
 }
 
 result<void> first_write(report& out, bool zeroing) {
@@ -301,6 +341,7 @@ result<void> bench_hits(report& out) {
 result<void> bench_first_writes(report& out) {
     UTHIN_TRY(first_write(out, true));
     UTHIN_TRY(first_write(out, false));
+    UTHIN_TRY(first_write_in_file(out));
     return break_sharing(out);
 }
 

@@ -32,14 +32,17 @@ public:
         std::uint64_t metadata_bytes = 256ULL << 20;
         pool_options options{};
     };
-    [[nodiscard]] static result<std::unique_ptr<memory_pool>> make(shape with) {
+    // `data`: absent: in memory, too.
+    [[nodiscard]] static result<std::unique_ptr<memory_pool>> make(
+        shape with, std::unique_ptr<block_device> data = nullptr) {
+        if (data == nullptr) {
+            data = std::make_unique<io::memory_device>(with.data_blocks * block_bytes);
+        }
         auto made = std::make_unique<memory_pool>();
         with.options.format = true;
         with.options.data_block_size_sectors = block_size_sectors;
-        made->pool_ = UTHIN_TRY(
-            pool::open(std::make_unique<io::memory_device>(with.metadata_bytes),
-                       std::make_unique<io::memory_device>(with.data_blocks * block_bytes),
-                       with.options, system_clock()));
+        made->pool_ = UTHIN_TRY(pool::open(std::make_unique<io::memory_device>(with.metadata_bytes),
+                                           std::move(data), with.options, system_clock()));
         UTHIN_TRY(made->pool_->start());
         return made;
     }
