@@ -3,6 +3,8 @@
 // Invariants
 //   CI1  A copy that receive made has the content id of its source, through any number of pools.
 //   CI2  A snapshot gets another content id before its content changes (pool_directory).
+//   CI3  What is sent under an id is durable at the sender before the stream ends: after a power
+//        cut the source does not hold less than its copy.
 // Threads   Plain functions.
 // Failures  None.
 #pragma once

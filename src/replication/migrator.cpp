@@ -334,6 +334,7 @@ private:
             }
         });
         UTHIN_TRY(copier.copy(from, member));
+        UTHIN_TRY(content->flush());  // CI3
         UTHIN_TRY(show_again(source_, member));  // CI2: nobody wrote to it meanwhile
         reply_.copied_bytes += copier.copied_bytes();
         return request_.verify ? copier.verify(from, member) : result<void>();

@@ -370,6 +370,8 @@ result<void> send_content(pool_service& pool, const send_request& request, const
     const bool whole = !plan.to.external_origin.empty() && !reply.header.is_incremental();
     content_sender content(pool, plan, request, *writer, reply, *data, made);
     UTHIN_TRY(whole ? content.send_everything() : content.send_changes());
+    // ORDER: CI3. After the last read, before anybody may take the copy for one.
+    UTHIN_TRY(data->flush());
     UTHIN_TRY(show_again(pool, plan.to));  // CI2: nobody wrote to it meanwhile
     return writer->end();
 }
