@@ -103,16 +103,23 @@ bool executor::run_here(work& request) NO_THREAD_SAFETY_ANALYSIS {
         while (commit_if_needed() == progress::step && !should_yield()) {
         }
     }
-    // Other commits are the thread's. It sleeps until the next one is due, for long if there were
-    // no changes when it fell asleep.
+    // Other commits are the thread's. It sleeps until the next one is due; if there were no changes
+    // when it fell asleep, for as long as it likes, which may be too long for those of now.
     interleaving_point();
     const bool wanted = !for_commit_.empty() || !for_space_.empty() || !background_.empty() ||
-                        (!had_changes && host_.has_changes()) || host_.commit_is_due();
+                        (!had_changes && host_.has_changes() && oversleeps()) ||
+                        host_.commit_is_due();
     if (wanted) {
         wake();
     }
     turn_lock_.unlock();
     return true;
+}
+
+// A change has just been made.
+bool executor::oversleeps() {
+    constexpr std::chrono::nanoseconds just_made = std::chrono::milliseconds(1);
+    return host_.idle_time() + just_made < asleep_for_;
 }
 
 result<void> executor::execute(work_queue& queue, work& request) {
@@ -170,6 +177,7 @@ void executor::loop() {
                 continue;
             }
             idle = host_.idle_time();
+            asleep_for_ = idle;
             // Under both locks: nobody is in run_here(), whose request might need a commit yet.
             lock_guard held(lock_);
             if (rotation_.empty() && !woken_ && stopping_) {

@@ -24,6 +24,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 
@@ -161,6 +162,8 @@ private:
     [[nodiscard]] bool take_turn() noexcept;
     // Runs `request` on the calling thread. False: there is other work, or another thread is at it.
     [[nodiscard]] bool run_here(work& request);
+    // The thread, which sleeps, would be late for a commit.
+    [[nodiscard]] bool oversleeps() REQUIRES(turn_lock_);
     // False when there was nothing to do.
     bool turn() REQUIRES(turn_lock_);
     // Takes what its turn is, behind what is in `batch`.
@@ -186,6 +189,7 @@ private:
     work_list<work> for_space_ GUARDED_BY(turn_lock_);
     work_list<work> background_ GUARDED_BY(turn_lock_);
     std::uint32_t turns_without_slice_ GUARDED_BY(turn_lock_) = 0;
+    std::chrono::nanoseconds asleep_for_ GUARDED_BY(turn_lock_){0};  // the thread, at most
 
     mutex lock_;
     condition work_added_;

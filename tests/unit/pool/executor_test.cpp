@@ -360,6 +360,90 @@ TEST(Executor, WhileItsThreadIsIdleACallerRunsHisRequestAndTheCommitThatItWants)
     EXPECT_TRUE(committed_here);
 }
 
+// Its thread looks at the clock once in each turn.
+class sleepy_host final : public executor_host {
+public:
+    void begin_batch() override {}
+    result<void> end_batch() override { return {}; }
+    void begin_alone() override {}
+    result<void> end_alone() override { return {}; }
+    void ran_out_of_memory() noexcept override {}
+    result<void> commit() override {
+        changes = false;
+        commits.fetch_add(1);
+        return {};
+    }
+    bool commit_is_due() override { return changes && due.load(); }
+    void look_at_clock() override { looks.fetch_add(1); }
+    std::chrono::nanoseconds idle_time() override { return changes ? with_changes : without; }
+    bool has_changes() override { return changes; }
+
+    bool changes = false;
+    std::atomic<bool> due{false};
+    std::atomic<int> commits{0};
+    std::atomic<int> looks{0};
+    std::chrono::nanoseconds without = std::chrono::hours(1);
+    std::chrono::nanoseconds with_changes = std::chrono::hours(1);
+};
+
+class change final : public work {
+public:
+    change(sleepy_host& host, bool commit) : host_(host) { wants_commit_ = commit; }
+    next run() override {
+        host_.changes = true;
+        return next::done;
+    }
+
+private:
+    sleepy_host& host_;
+};
+
+class SleepingThread : public ::testing::Test {
+protected:
+    void start() {
+        ASSERT_OK(worker_.start());
+        while (host_.looks.load() == 0) {
+            std::this_thread::yield();
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    void make_change(bool commit) {
+        change one(host_, commit);
+        ASSERT_OK(worker_.execute(queue_, one));
+    }
+    sleepy_host host_;
+    executor worker_{host_, 8};
+    work_queue queue_;
+};
+
+TEST_F(SleepingThread, IsNotWokenByChangesThatItWillBeInTimeFor) {
+    start();
+    const int looks = host_.looks.load();
+    for (int i = 0; i < 100; ++i) {
+        make_change(false);
+        make_change(true);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_EQ(host_.commits.load(), 100);
+    EXPECT_LE(host_.looks.load(), looks + 5);
+    worker_.stop();
+}
+
+TEST_F(SleepingThread, IsWokenByAChangeThatItWouldBeLateFor) {
+    host_.with_changes = std::chrono::milliseconds(1);
+    start();
+    const int looks = host_.looks.load();
+    make_change(false);
+    while (host_.looks.load() == looks) {
+        std::this_thread::yield();
+    }
+    host_.due.store(true);
+    while (host_.commits.load() == 0) {
+        std::this_thread::yield();
+    }
+    worker_.stop();
+}
+
 TEST(Executor, ItsThreadWakesUpForTheCommitOfWhatACallerChanged) {
     recording_host host;
     host.idle = std::chrono::hours(1);
