@@ -159,7 +159,7 @@ result<std::unique_ptr<block_device>> scratch_file(const report& out, const char
                                                    std::uint64_t size_bytes) {
     const std::string path = out.options().directory + "/" + name;
     auto file = UTHIN_TRY(
-        io::open_device("file:" + path, {.space_ahead = true, .create_size_bytes = size_bytes}));
+        io::open_device("file:" + path, {.create_size_bytes = size_bytes}));
     std::filesystem::remove(path);
     return file;
 }

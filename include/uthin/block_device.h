@@ -65,6 +65,9 @@ public:
                                                std::uint64_t length_bytes) = 0;
     [[nodiscard]] virtual result<void> write_zeroes(std::uint64_t offset_bytes,
                                                     std::uint64_t length_bytes) = 0;
+    // A hint: all of the range, whose content nobody wants, is about to be written to in pieces. A
+    // file system does less when it takes the space for them at once.
+    virtual void take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     // All of `ops`, in any order, possibly in parallel; the first error is returned after all
     // ended.
     [[nodiscard]] virtual result<void> run(std::span<const io_op> ops);

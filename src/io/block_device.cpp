@@ -18,6 +18,9 @@ result<void> block_device::run(std::span<const io_op> ops) {
     return first;
 }
 
+void block_device::take_space(std::uint64_t /*offset_bytes*/, std::uint64_t /*length_bytes*/) {
+}
+
 result<void> block_device::write_fua(std::uint64_t offset_bytes,
                                      std::span<const std::byte> buffer) {
     UTHIN_TRY(write(offset_bytes, buffer));

@@ -43,6 +43,9 @@ public:
                                        std::uint64_t length_bytes) override;
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
                                             std::uint64_t length_bytes) override;
+    void take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes) override {
+        below_.take_space(offset_bytes, length_bytes);
+    }
     [[nodiscard]] result<void> run(std::span<const io_op> ops) override;
     // Sleeps for a write and for a flush.
     [[nodiscard]] result<void> write_fua(std::uint64_t offset_bytes,

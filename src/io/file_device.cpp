@@ -27,8 +27,6 @@ constexpr std::size_t transfer_bytes_max = std::size_t{1} << 30;  // Linux stops
 // Written to the page cache at once: Linux keeps it together there, and ext4 then looks at each of
 // its 4 KiB whenever one of them is written.
 constexpr std::size_t cached_piece_bytes = 64 << 10;
-// From here on a write is one of many, more often than not.
-constexpr std::uint64_t large_write_bytes = 64 << 10;
 
 std::uint64_t round_down(std::uint64_t value, std::uint64_t unit) {
     return value / unit * unit;
@@ -189,25 +187,11 @@ result<void> file_device::write(std::uint64_t offset_bytes, std::span<const std:
     return write_any(offset_bytes, buffer, false);
 }
 
-// Where there is none, it is the write that has to tell.
-void file_device::take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
-    if (!space_ahead_ || length_bytes < large_write_bytes) {
-        return;
-    }
-    const auto [begin, end] = sequence_.wanted(offset_bytes, offset_bytes + length_bytes);
-    const std::uint64_t file_end = std::min(end, known_size_bytes_.load());
-    if (begin < file_end) {
-        static_cast<void>(::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(begin),
-                                      static_cast<off_t>(file_end - begin)));
-    }
-}
-
 result<void> file_device::write_any(std::uint64_t offset_bytes, std::span<const std::byte> buffer,
                                     bool fua) {
     if (buffer.empty()) {
         return {};
     }
-    take_space(offset_bytes, buffer.size());
     if (!is_aligned(offset_bytes, buffer)) {
         return write_bounced(offset_bytes, buffer, fua);
     }
@@ -242,6 +226,15 @@ result<void> file_device::write_bounced(std::uint64_t offset_bytes,
     return {};
 }
 
+// Where there is none, it is the writes that have to tell.
+void file_device::take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+    if (!is_disk_ && !read_only_ && is_inside(offset_bytes, length_bytes, known_size_bytes_)) {
+        static_cast<void>(::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE,
+                                      static_cast<off_t>(offset_bytes),
+                                      static_cast<off_t>(length_bytes)));
+    }
+}
+
 result<void> file_device::run(std::span<const io_op> ops) {
     result<void> first;
     const auto note = [&first](result<void> ended) {
@@ -271,7 +264,6 @@ result<void> file_device::run(std::span<const io_op> ops) {
         std::deque<range_lock::guard> held;
         for (const io_op& op : batch) {
             if (op.kind == io_kind::write) {
-                take_space(op.offset_bytes, op.buffer_bytes.size());
                 held.emplace_back(writers_, op.offset_bytes,
                                   op.offset_bytes + op.buffer_bytes.size(), false);
             }

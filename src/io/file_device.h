@@ -23,7 +23,6 @@
 #include "io/lock.h"
 #include "io/open.h"
 #include "io/range_lock.h"
-#include "io/sequential_space.h"
 #include "uthin/block_device.h"
 
 namespace uthin::io {
@@ -46,6 +45,7 @@ public:
                                        std::uint64_t length_bytes) override;
     [[nodiscard]] result<void> write_zeroes(std::uint64_t offset_bytes,
                                             std::uint64_t length_bytes) override;
+    void take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes) override;
     [[nodiscard]] result<void> run(std::span<const io_op> ops) override;
     [[nodiscard]] result<void> write_fua(std::uint64_t offset_bytes,
                                          std::span<const std::byte> buffer) override;
@@ -79,8 +79,6 @@ private:
     [[nodiscard]] result<void> transfer_in(std::uint64_t offset_bytes, std::span<std::byte> buffer);
     [[nodiscard]] result<void> transfer_out(std::uint64_t offset_bytes,
                                             std::span<const std::byte> buffer, bool fua);
-    // Takes space for what a sequential writer is about to write, if there is any.
-    void take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes);
     // Of a write, what one system call takes.
     [[nodiscard]] std::size_t piece_bytes(std::uint64_t offset_bytes,
                                           std::size_t length_bytes) const noexcept;
@@ -104,14 +102,12 @@ private:
     bool can_discard_ = false;
     bool can_zero_fast_ = false;
     bool rotational_ = false;
-    bool space_ahead_ = false;                  // open_options
     std::uint32_t logical_sector_bytes_ = 512;  // of a disk
     std::unique_ptr<ownership> ownership_;
 
     std::atomic<std::uint32_t> alignment_bytes_{1};   // above 1: O_DIRECT
     std::atomic<std::uint64_t> known_size_bytes_{0};  // as last read; re-read when exceeded
     std::atomic<bool> size_changed_{false};
-    sequential_space sequence_;
     range_lock writers_;
     mutex grow_lock_;
 

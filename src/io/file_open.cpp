@@ -211,7 +211,6 @@ result<void> file_device::learn(const open_options& options) {
             !read_only_ && ::fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                        static_cast<off_t>(size_bytes), 4096) == 0;
         can_zero_fast_ = can_discard_;
-        space_ahead_ = options.space_ahead && can_discard_;
     }
     if (options.direct) {
         probe_direct();

@@ -29,8 +29,6 @@ struct open_options {
     bool claim_disk = false;
     // O_DIRECT if the file system takes it.
     bool direct = true;
-    // Files only: a sequential writer is given space before he asks for it (sequential_space.h).
-    bool space_ahead = false;
     // Smaller devices are refused.
     std::uint64_t size_bytes_min = 0;
     // Files only: make a new sparse file of this size; already_exists if there is one.

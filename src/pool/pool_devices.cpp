@@ -95,7 +95,6 @@ result<pool_devices> open_pool_devices(const pool_devices_request& request, cloc
     pool_devices devices;
     devices.metadata = UTHIN_TRY(open_waiting(request.metadata_url, options, deadline, time));
     options.direct = request.cache == data_cache::none;
-    options.space_ahead = true;  // data blocks are allocated in order
     devices.data = UTHIN_TRY(open_waiting(request.data_url, options, deadline, time));
     return devices;
 }

@@ -17,9 +17,9 @@ namespace {
 
 // Up to here a partly written block is put together in memory and written at once.
 constexpr std::uint64_t small_block_bytes = 1 << 20;
-// Zeros that are written for one block and, ahead, for its neighbours: a file system's lock and
-// journal, or a disk's command, cost the same for all of them.
-constexpr std::uint64_t zeroed_together_bytes = 1 << 20;
+// Zeros that are written, or space that is taken, for one block and, ahead, for its neighbours: a
+// file system's lock and journal, or a disk's command, cost the same for all of them.
+constexpr std::uint64_t together_bytes_max = 1 << 20;
 
 // Memory for one block, kept by each thread while blocks are not large: allocating and clearing it
 // takes longer than copying. What is in it is left over from the last use.
@@ -390,6 +390,7 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
         return source.is_zeros() ? result<void>()
                                  : put(source, on_device + begin, begin_bytes, length);
     }
+    take_space();
     const block_scratch scratch(block_bytes);
     const std::span<std::byte> whole = scratch.bytes();
     if (one.old) {
@@ -408,6 +409,18 @@ result<void> provisioner::fill_small(const block_plan& one, const write_source& 
     return tell_full(engine_.data().write(on_device, whole));
 }
 
+void provisioner::take_space() {
+    if (!ready_) {
+        return;
+    }
+    const std::uint64_t block_bytes = engine_.block_bytes();
+    const range<data_block> blocks =
+        engine_.ready().take_space(*ready_, together_bytes_max / block_bytes);
+    if (!blocks.empty()) {
+        engine_.data().take_space(blocks.begin.value() * block_bytes, blocks.count() * block_bytes);
+    }
+}
+
 result<void> provisioner::zero_whole(data_block fresh) {
     const std::uint64_t block_bytes = engine_.block_bytes();
     if (ready_ && ready_->zeroed) {
@@ -415,7 +428,7 @@ result<void> provisioner::zero_whole(data_block fresh) {
     }
     if (ready_) {
         neighbours_ =
-            engine_.ready().take_neighbours(*ready_, zeroed_together_bytes / block_bytes - 1);
+            engine_.ready().take_neighbours(*ready_, together_bytes_max / block_bytes - 1);
         const std::uint64_t together_bytes = (1 + neighbours_.count()) * block_bytes;
         neighbours_are_zeroed_ =
             !neighbours_.empty() &&

@@ -62,6 +62,8 @@ private:
     [[nodiscard]] result<void> fill_rest(const block_plan& one, std::uint64_t begin_in_block,
                                          std::uint64_t end_in_block);
     [[nodiscard]] result<void> zero_whole(data_block fresh);
+    // For the only block of the plan, which was ready, and those behind it.
+    void take_space();
     // Bytes of the block come from the external origin while it is not mapped.
     [[nodiscard]] bool covers_origin(virtual_block block) const noexcept;
     [[nodiscard]] result<void> copy_from_origin(std::uint64_t from, std::uint64_t to,

@@ -66,6 +66,28 @@ public:
         lent_.fetch_add(found.count(), std::memory_order_relaxed);
         return found;
     }
+    // Where `first` is about to be written to: it and those that follow it here and on the device,
+    // at most `count_max`, for a file system to take their space at once. Empty: that was done for
+    // it, or it is alone.
+    [[nodiscard]] range<data_block> take_space(const taken& first, std::size_t count_max) {
+        range<data_block> found{first.block, first.block + 1};
+        const lock_guard held(lock_);
+        if (first.round != round_ ||
+            (space_taken_.begin <= first.block && first.block < space_taken_.end)) {
+            return {};
+        }
+        for (std::size_t i = begin_; i < end_ && found.count() < count_max; ++i) {
+            if (blocks_[i].block != found.end) {
+                break;
+            }
+            found.end = found.end + 1;
+        }
+        if (found.count() == 1) {
+            return {};
+        }
+        space_taken_ = found;
+        return found;
+    }
     // How many; a hint for who holds no lock.
     [[nodiscard]] std::size_t count() const noexcept {
         return count_.load(std::memory_order_relaxed);
@@ -115,10 +137,12 @@ public:
     void end_round() {
         const lock_guard held(lock_);
         ++round_;
+        space_taken_ = {};
     }
     void clear() {
         const lock_guard held(lock_);
         ++round_;
+        space_taken_ = {};
         begin_ = 0;
         end_ = 0;
         count_.store(0, std::memory_order_relaxed);
@@ -131,6 +155,7 @@ private:
     std::size_t begin_ GUARDED_BY(lock_) = 0;
     std::size_t end_ GUARDED_BY(lock_) = 0;
     std::uint64_t round_ GUARDED_BY(lock_) = 0;
+    range<data_block> space_taken_ GUARDED_BY(lock_){};
     bool may_be_lent_ GUARDED_BY(lock_) = false;
     std::atomic<std::size_t> count_{0};
     std::atomic<std::size_t> lent_{0};

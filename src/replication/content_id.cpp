@@ -42,4 +42,13 @@ result<volume_info> show_device_again(pool_service& pool, const volume_info& see
     return now;
 }
 
+result<void> make_durable(volume_data& content, const volume_info& of) {
+    // ORDER: CI3. Before it is read.
+    UTHIN_TRY_CTX(content.flush(),
+                  fmt::format("{}: what clients wrote to it cannot be made durable; open the pool "
+                              "read-only to copy what its devices have",
+                              printable(of.name)));
+    return {};
+}
+
 }  // namespace uthin::replication

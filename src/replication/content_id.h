@@ -3,8 +3,8 @@
 // Invariants
 //   CI1  A copy that receive made has the content id of its source, through any number of pools.
 //   CI2  A snapshot gets another content id before its content changes (pool_directory).
-//   CI3  What is sent under an id is durable at the sender before the stream ends: after a power
-//        cut the source does not hold less than its copy.
+//   CI3  What is copied under an id was durable at the source before it was read: after a power cut
+//        the source does not hold less than its copy, nor than the part of one that broke off.
 // Threads   Plain functions.
 // Failures  None.
 #pragma once
@@ -49,6 +49,8 @@ namespace uthin::replication {
 // counts, a snapshot that has another content id by now.
 [[nodiscard]] result<volume_info> show_again(pool_service& pool, const volume_info& seen);
 [[nodiscard]] result<volume_info> show_device_again(pool_service& pool, const volume_info& seen);
+// CI3. Whoever changes it from now on gives it another id.
+[[nodiscard]] result<void> make_durable(volume_data& content, const volume_info& of);
 
 [[nodiscard]] inline const volume_info* find_volume(const std::vector<volume_info>& volumes,
                                                     std::string_view name) {

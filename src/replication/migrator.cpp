@@ -326,6 +326,7 @@ private:
         const auto content = UTHIN_TRY(source_.open_data(member.name, true));
         // What was opened by its name is what was looked at.
         UTHIN_TRY(show_again(source_, member));
+        UTHIN_TRY(make_durable(*content, member));
         change_copier copier(source_, *content, into);
         copier.on_progress([&](std::uint64_t bytes) {
             if (request_.progress) {
@@ -334,7 +335,6 @@ private:
             }
         });
         UTHIN_TRY(copier.copy(from, member));
-        UTHIN_TRY(content->flush());  // CI3
         UTHIN_TRY(show_again(source_, member));  // CI2: nobody wrote to it meanwhile
         reply_.copied_bytes += copier.copied_bytes();
         return request_.verify ? copier.verify(from, member) : result<void>();

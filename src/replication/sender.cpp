@@ -365,13 +365,12 @@ result<void> send_content(pool_service& pool, const send_request& request, const
                           temporary_snapshot& made, send_reply& reply, byte_sink& sink) {
     const auto data = UTHIN_TRY(pool.open_data(plan.to.name, true));
     UTHIN_TRY(show_again(pool, plan.to));  // what was opened is what the header tells of
+    UTHIN_TRY(make_durable(*data, plan.to));
     const auto writer = UTHIN_TRY(begin_stream(sink, request, reply.header));
     // Holes on an origin are the origin's content; the receiver has no such origin.
     const bool whole = !plan.to.external_origin.empty() && !reply.header.is_incremental();
     content_sender content(pool, plan, request, *writer, reply, *data, made);
     UTHIN_TRY(whole ? content.send_everything() : content.send_changes());
-    // ORDER: CI3. After the last read, before anybody may take the copy for one.
-    UTHIN_TRY(data->flush());
     UTHIN_TRY(show_again(pool, plan.to));  // CI2: nobody wrote to it meanwhile
     return writer->end();
 }

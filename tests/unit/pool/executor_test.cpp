@@ -425,7 +425,7 @@ TEST_F(SleepingThread, IsNotWokenByChangesThatItWillBeInTimeFor) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(host_.commits.load(), 100);
-    EXPECT_LE(host_.looks.load(), looks + 5);
+    EXPECT_LE(host_.looks.load(), looks + 50) << "each of 100 would wake it";
     worker_.stop();
 }
 

@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -75,27 +74,6 @@ TEST_F(PoolDevices, OneFileIsNotTwoDevices) {
     EXPECT_THAT(open("memory:1M", "memory:1M"), HasCode(error_code::invalid_argument));
     EXPECT_THAT(open(metadata_ + "x", data_), HasCode(error_code::not_found));
     EXPECT_THAT(open(metadata_, data_ + "x"), HasCode(error_code::not_found));
-}
-
-// Of new data blocks, most are the next ones; of metadata none are.
-TEST_F(PoolDevices, TheDataFileGetsSpaceForTheNextBlocks) {
-    auto devices = open(metadata_, data_);
-    ASSERT_THAT(devices, IsOk());
-    if (!devices->data->capabilities().can_discard) {
-        GTEST_SKIP() << "no holes in files here";
-    }
-    const auto used_after = [](block_device& of, const std::string& path) {
-        const std::vector<std::byte> block(64 << 10, std::byte{1});
-        for (std::uint64_t at = 512 << 10; at < 768 << 10; at += block.size()) {
-            EXPECT_THAT(of.write(at, block), IsOk());
-        }
-        EXPECT_THAT(of.flush(), IsOk());
-        struct stat status {};
-        EXPECT_EQ(::stat(path.c_str(), &status), 0);
-        return status.st_blocks * 512;
-    };
-    EXPECT_GE(used_after(*devices->data, data_), (1 << 20) + (128 << 10));
-    EXPECT_LT(used_after(*devices->metadata, metadata_), 512 << 10);
 }
 
 TEST_F(PoolDevices, AnOwnerIsWaitedForAsLongAsItIsSaid) {

@@ -1,6 +1,7 @@
 // Allocating ahead: what it spares, and that nobody can tell otherwise.
 #include "pool/ready_blocks.h"
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -8,6 +9,8 @@
 
 #include <gtest/gtest.h>
 
+#include "io/memory_device.h"
+#include "support/forwarding_device.h"
 #include "support/matchers.h"
 #include "support/pool_rig.h"
 
@@ -115,6 +118,24 @@ TEST(ReadyBlocks, NeighboursComeBackInFrontAndZeroedButInTheirRoundOnly) {
     EXPECT_EQ(ready.count(), 0U);
 }
 
+TEST(ReadyBlocks, SpaceIsTakenForThoseThatFollowOnce) {
+    ready_blocks ready;
+    const auto first = first_of_64(ready);
+    EXPECT_EQ(ready.take_space(first, 16), blocks(0, 16));
+    EXPECT_TRUE(ready.take_space(first, 16).empty());
+    EXPECT_EQ(ready.count(), 63U) << "they stay";
+    for (std::uint64_t i = 1; i < 16; ++i) {
+        EXPECT_TRUE(ready.take_space(*ready.take(), 16).empty()) << i;
+    }
+    // One overtakes the other.
+    const auto slow = *ready.take();
+    EXPECT_EQ(ready.take_space(*ready.take(), 16), blocks(17, 33));
+    EXPECT_TRUE(ready.take_space(slow, 16).empty()) << "it is alone";
+    EXPECT_TRUE(ready.take_space(*ready.take(), 16).empty()) << "that took nothing away";
+    ready.end_round();
+    EXPECT_TRUE(ready.take_space(slow, 16).empty());
+}
+
 class AllocatedAhead : public ::testing::Test {
 protected:
     static rig_options options(std::uint64_t data_blocks) {
@@ -128,6 +149,73 @@ protected:
         return to.write(block * block_bytes, pattern(block + 1, 4096));
     }
 };
+
+// Notes for what space is taken.
+class watched_device final : public test::forwarding_device {
+public:
+    using forwarding_device::forwarding_device;
+    void take_space(std::uint64_t offset_bytes, std::uint64_t length_bytes) override {
+        calls.push_back({data_block(offset_bytes / block_bytes),
+                         data_block((offset_bytes + length_bytes) / block_bytes)});
+    }
+    [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
+                                     std::span<const std::byte> buffer) override {
+        if (buffer.size() == block_bytes) {
+            copied.push_back(data_block(offset_bytes / block_bytes));
+        }
+        return forwarding_device::write(offset_bytes, buffer);
+    }
+    std::vector<range<data_block>> calls;
+    std::vector<data_block> copied;
+};
+
+// Copies of blocks go to files that have space for many of them at once; what is written in place,
+// into a hole, or far from the others takes none.
+TEST_F(AllocatedAhead, CopiesTakeSpaceForTheNextOnes) {
+    io::memory_device below(64 * mib);
+    auto owned = std::make_unique<watched_device>(below);
+    watched_device& data = *owned;
+    pool_options with = options(1024).pool;
+    with.format = true;
+    with.data_block_size_sectors = block_bytes / 512;
+    ASSERT_OK_AND_ASSIGN(const auto pool, pool::open(std::make_unique<io::memory_device>(4 * mib),
+                                                     std::move(owned), with, system_clock()));
+    ASSERT_OK(pool->start());
+    ASSERT_OK(pool->create_thin(device_id(0)));
+    ASSERT_OK_AND_ASSIGN(const auto volume, pool->open_volume(device_id(0), 64 * mib));
+    constexpr std::uint64_t count = 200;
+    for (int twice = 0; twice < 2; ++twice) {
+        for (std::uint64_t i = 0; i < count; ++i) {
+            ASSERT_OK(write_block(*volume, i));
+        }
+    }
+    EXPECT_EQ(data.calls.size(), 0U);
+    const snapshot_request one{device_id(0), device_id(1)};
+    ASSERT_OK(pool->create_snapshots(std::span(&one, 1)));
+    data.copied.clear();
+    for (std::uint64_t i = 0; i < count; ++i) {
+        ASSERT_OK(write_block(*volume, i));
+    }
+    ASSERT_EQ(data.copied.size(), count);
+    EXPECT_GE(data.calls.size(), count / 16);
+    EXPECT_LE(data.calls.size(), count / 8);
+    std::uint64_t blocks_with_space = 0;
+    for (const auto& call : data.calls) {
+        EXPECT_LE(call.count() * block_bytes, mib);
+        blocks_with_space += call.count();
+    }
+    EXPECT_LE(blocks_with_space, count + 16);
+    const auto has_space = [&](data_block block) {
+        return std::ranges::any_of(
+            data.calls, [&](const auto& call) { return call.begin <= block && block < call.end; });
+    };
+    EXPECT_GE(std::ranges::count_if(data.copied, has_space),
+              static_cast<std::ptrdiff_t>(count) - 16);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        EXPECT_EQ(read_all(*volume, i * block_bytes, 4096), pattern(i + 1, 4096));
+    }
+    ASSERT_OK(pool->close());
+}
 
 TEST_F(AllocatedAhead, AFirstWriteTakesOneTurnOfTheExecutor) {
     pool_rig rig(options(4096));
