@@ -158,8 +158,7 @@ result<void> page_per_block(Target& target, std::uint64_t blocks, bool zero_firs
 result<std::unique_ptr<block_device>> scratch_file(const report& out, const char* name,
                                                    std::uint64_t size_bytes) {
     const std::string path = out.options().directory + "/" + name;
-    auto file = UTHIN_TRY(
-        io::open_device("file:" + path, {.create_size_bytes = size_bytes}));
+    auto file = UTHIN_TRY(io::open_device("file:" + path, {.create_size_bytes = size_bytes}));
     std::filesystem::remove(path);
     return file;
 }
