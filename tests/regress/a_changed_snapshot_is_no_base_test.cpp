@@ -33,22 +33,23 @@ public:
     [[nodiscard]] result<std::unique_ptr<volume_data>> open_data(std::string_view name,
                                                                  bool read_only) override {
         return std::make_unique<watched_data>(
-            UTHIN_TRY(forwarding_pool_service::open_data(name, read_only)), calls_);
+            UTHIN_TRY(forwarding_pool_service::open_data(name, read_only)), *this);
     }
     [[nodiscard]] const std::string& calls() const { return calls_; }
+    void fail_flushes() { flushes_fail_ = true; }
 
 private:
     class watched_data final : public volume_data {
     public:
-        watched_data(std::unique_ptr<volume_data> below, std::string& calls)
-            : below_(std::move(below)), calls_(calls) {}
+        watched_data(std::unique_ptr<volume_data> below, watching_service& by)
+            : below_(std::move(below)), by_(by) {}
         [[nodiscard]] std::uint64_t size_bytes() const override { return below_->size_bytes(); }
         [[nodiscard]] std::uint64_t preferred_bytes() const override {
             return below_->preferred_bytes();
         }
         [[nodiscard]] result<void> read(std::uint64_t offset_bytes,
                                         std::span<std::byte> buffer) override {
-            calls_ += 'r';
+            by_.calls_ += 'r';
             return below_->read(offset_bytes, buffer);
         }
         [[nodiscard]] result<void> write(std::uint64_t offset_bytes,
@@ -60,8 +61,8 @@ private:
             return below_->write_zeroes(offset_bytes, length_bytes);
         }
         [[nodiscard]] result<void> flush() override {
-            calls_ += 'f';
-            return below_->flush();
+            by_.calls_ += 'f';
+            return by_.flushes_fail_ ? fail(error_code::io_error, "lost") : below_->flush();
         }
         [[nodiscard]] result<std::vector<volume_extent>> extents(
             std::uint64_t offset_bytes, std::uint64_t length_bytes) override {
@@ -70,9 +71,10 @@ private:
 
     private:
         const std::unique_ptr<volume_data> below_;
-        std::string& calls_;
+        watching_service& by_;
     };
     std::string calls_;
+    bool flushes_fail_ = false;
 };
 
 class AChangedSnapshot : public testing::Test {
@@ -198,6 +200,23 @@ TEST_F(AChangedSnapshot, IsDurableBeforeItsCopyIs) {
     EXPECT_THAT(source.calls(), testing::MatchesRegex("fr+"));
     ASSERT_OK(replication::migrate_volume(source, target_.pool(), {.name = "v"}));
     EXPECT_THAT(source.calls(), testing::MatchesRegex("fr+(fr*)+"));
+}
+
+TEST_F(AChangedSnapshot, ThatCannotBeMadeDurableIsNotCopied) {
+    watching_service source(side_.service());
+    source.fail_flushes();
+    test::memory_sink sink;
+    replication::send_request request;
+    request.name = "s";
+    const auto sent = replication::send_snapshot(source, request, sink);
+    ASSERT_THAT(sent, HasCode(error_code::io_error));
+    EXPECT_THAT(sent.error().message(), testing::HasSubstr("s: what clients wrote"));
+    EXPECT_THAT(sent.error().message(), testing::HasSubstr("open the pool read-only"));
+    EXPECT_TRUE(sink.bytes.empty());
+    const auto moved = replication::migrate_volume(source, target_.pool(), {.name = "v"});
+    EXPECT_THAT(moved, HasCode(error_code::io_error));
+    EXPECT_THAT(source.calls(), testing::MatchesRegex("f+")) << "nothing was read";
+    EXPECT_OK(side_.pool().show("v"));
 }
 
 // A rollback while a client has it open, who writes for the first time then.

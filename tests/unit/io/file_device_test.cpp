@@ -128,6 +128,12 @@ protected:
         kernel.flushes = 0;
         kernel.durable_writes = 0;
     }
+    // By the file, of the file system.
+    [[nodiscard]] std::uint64_t used_bytes() const {
+        struct stat status {};
+        EXPECT_EQ(::stat(path_.c_str(), &status), 0);
+        return static_cast<std::uint64_t>(status.st_blocks) * 512;
+    }
     void TearDown() override {
         kernel.bytes_max = SIZE_MAX;
         kernel.interrupted_every = 0;
@@ -302,14 +308,9 @@ TEST_P(FileDevice, DiscardGivesTheSpaceBack) {
     }
     ASSERT_OK(device_->write(0, std::vector<std::byte>(device_bytes, std::byte{1})));
     ASSERT_OK(device_->flush());
-    const auto used = [this] {
-        struct stat status {};
-        EXPECT_EQ(::stat(path_.c_str(), &status), 0);
-        return status.st_blocks * 512;
-    };
-    EXPECT_GE(used(), static_cast<blkcnt_t>(device_bytes));
+    EXPECT_GE(used_bytes(), device_bytes);
     ASSERT_OK(device_->discard(0, device_bytes));
-    EXPECT_LT(used(), static_cast<blkcnt_t>(device_bytes / 2));
+    EXPECT_LT(used_bytes(), device_bytes / 2);
 }
 
 // Through the page cache; around it the zeros take their place.
@@ -317,16 +318,11 @@ TEST_P(FileDevice, ZeroingAHoleLeavesItAndZeroingDataZeroesIt) {
     if (!device_->capabilities().can_discard) {
         GTEST_SKIP() << "no holes in files here";
     }
-    const auto used = [this] {
-        struct stat status {};
-        EXPECT_EQ(::stat(path_.c_str(), &status), 0);
-        return status.st_blocks * 512;
-    };
     const bool keeps_holes = !device_->direct();
     ASSERT_OK(device_->write_zeroes(0, device_bytes));
     ASSERT_OK(device_->flush());
     if (keeps_holes) {
-        EXPECT_EQ(used(), 0);
+        EXPECT_EQ(used_bytes(), 0U);
     }
     // A hole before data, data, and what only ends in a hole.
     ASSERT_OK(device_->write(8192, std::vector<std::byte>(4096, std::byte{1})));
@@ -343,27 +339,22 @@ TEST_P(FileDevice, SpaceIsTakenWithoutAWordAboutIt) {
     if (!device_->capabilities().can_discard) {
         GTEST_SKIP() << "no holes in files here";
     }
-    const auto used = [this] {
-        struct stat status {};
-        EXPECT_EQ(::stat(path_.c_str(), &status), 0);
-        return static_cast<std::uint64_t>(status.st_blocks) * 512;
-    };
     const std::vector<std::byte> page(4096, std::byte{1});
     ASSERT_OK(device_->write(64 << 10, page));
     ASSERT_OK(device_->flush());
     device_->take_space(32 << 10, 128 << 10);
-    EXPECT_GE(used(), 128U << 10);
-    EXPECT_LE(used(), 192U << 10);
+    EXPECT_GE(used_bytes(), 128U << 10);
+    EXPECT_LE(used_bytes(), 192U << 10);
     std::vector<std::byte> bytes(128 << 10);
     ASSERT_OK(device_->read(32 << 10, bytes));
     for (std::size_t at = 0; at < bytes.size(); at += 4096) {
         ASSERT_EQ(bytes[at], at == 32 << 10 ? std::byte{1} : std::byte{0}) << at;
     }
     // A hint that cannot be followed is none.
-    const std::uint64_t before = used();
+    const std::uint64_t before = used_bytes();
     device_->take_space(device_bytes - 4096, 8192);
     device_->take_space(device_bytes * 2, 4096);
-    EXPECT_EQ(used(), before);
+    EXPECT_EQ(used_bytes(), before);
     EXPECT_EQ(device_->size_bytes().value(), device_bytes);
 }
 

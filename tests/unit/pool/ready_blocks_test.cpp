@@ -10,7 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "io/memory_device.h"
+#include "io/shared_device.h"
 #include "support/forwarding_device.h"
+#include "support/mapping_model.h"
 #include "support/matchers.h"
 #include "support/pool_rig.h"
 
@@ -178,7 +180,8 @@ TEST_F(AllocatedAhead, CopiesTakeSpaceForTheNextOnes) {
     pool_options with = options(1024).pool;
     with.format = true;
     with.data_block_size_sectors = block_bytes / 512;
-    ASSERT_OK_AND_ASSIGN(const auto pool, pool::open(std::make_unique<io::memory_device>(4 * mib),
+    const auto metadata = std::make_shared<io::memory_device>(4 * mib);
+    ASSERT_OK_AND_ASSIGN(const auto pool, pool::open(std::make_unique<io::shared_device>(metadata),
                                                      std::move(owned), with, system_clock()));
     ASSERT_OK(pool->start());
     ASSERT_OK(pool->create_thin(device_id(0)));
@@ -215,6 +218,7 @@ TEST_F(AllocatedAhead, CopiesTakeSpaceForTheNextOnes) {
         EXPECT_EQ(read_all(*volume, i * block_bytes, 4096), pattern(i + 1, 4096));
     }
     ASSERT_OK(pool->close());
+    test::expect_clean(*metadata);
 }
 
 TEST_F(AllocatedAhead, AFirstWriteTakesOneTurnOfTheExecutor) {
